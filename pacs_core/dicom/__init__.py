@@ -1,0 +1,1 @@
+"""Data sets: reading headers, matching, file meta, transfer syntaxes. Pure: bytes and values in, values out."""

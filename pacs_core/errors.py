@@ -1,0 +1,131 @@
+"""The whole error tree.
+
+    PacsError
+    ├── ConfigurationError          a setting is wrong; the message names it and what is allowed
+    ├── RequestError                the other side is at fault; sending the same again cannot help
+    │   ├── InvalidUID              not a UID of PS3.5 section 9
+    │   ├── UnreadableDataSet       not DICOM, or cut short
+    │   ├── DataSetMismatch         readable, but contradicts the command or lacks what its SOP class needs
+    │   ├── DuplicateInstance       the SOP instance is held already and the policy is `reject`
+    │   ├── InvalidIdentifier       a query or retrieve identifier that cannot be answered
+    │   ├── UnknownDestination      a C-MOVE destination that is no peer
+    │   └── NotFound                nothing is held under that name
+    ├── UnavailableError            ours is at fault for now; the same may succeed later
+    │   ├── StorageFull             no space left on a tier
+    │   ├── StorageUnavailable      a tier cannot be read or written
+    │   ├── IndexUnavailable        PostgreSQL or the lake does not answer
+    │   └── PeerUnavailable         a remote application entity refused, vanished or timed out
+    └── IntegrityError              what is held is not what was stored; never served, never retried
+        ├── ObjectMissing           indexed, but not on its tier
+        └── ChecksumMismatch        the bytes do not hash to the indexed SHA-256
+
+Each class says which DIMSE status (PS3.7 annex C, PS3.4 B.2.3, C.4) and HTTP status (RFC 9110) it answers with and
+whether a retry can help. A third-party exception is translated once, by the package that owns the third party,
+with `raise ... from exc`.
+"""
+
+from typing import ClassVar
+
+
+class PacsError(Exception):
+    """Base of everything this product raises on purpose. The message is one sentence for a person."""
+
+    dimse_status: ClassVar[int] = 0xC000
+    http_status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+
+class ConfigurationError(PacsError):
+    """A setting, or the way a command was called, is wrong."""
+
+
+class RequestError(PacsError):
+    """The other side sent something that cannot be accepted, now or later."""
+
+    http_status = 400
+
+
+class InvalidUID(RequestError):
+    """A value that is not a UID in the form of PS3.5 section 9. 0117: invalid object instance."""
+
+    dimse_status = 0x0117
+
+
+class UnreadableDataSet(RequestError):
+    """Bytes that do not parse as a data set in the transfer syntax they claim. C000: cannot understand."""
+
+    dimse_status = 0xC000
+
+
+class DataSetMismatch(RequestError):
+    """A data set that contradicts the command set or lacks required UIDs. A900: does not match SOP class."""
+
+    dimse_status = 0xA900
+    http_status = 409
+
+
+class DuplicateInstance(RequestError):
+    """The instance is held already and `duplicates = "reject"`. 0111: duplicate SOP instance."""
+
+    dimse_status = 0x0111
+    http_status = 409
+
+
+class InvalidIdentifier(RequestError):
+    """A C-FIND, C-MOVE or C-GET identifier that cannot be answered. A900: does not match SOP class."""
+
+    dimse_status = 0xA900
+
+
+class UnknownDestination(RequestError):
+    """A C-MOVE destination that is not among the peers. A801: move destination unknown."""
+
+    dimse_status = 0xA801
+    http_status = 404
+
+
+class NotFound(RequestError):
+    """Nothing is held under that name. 0112: no such object instance."""
+
+    dimse_status = 0x0112
+    http_status = 404
+
+
+class UnavailableError(PacsError):
+    """Ours is at fault for now. A700: out of resources."""
+
+    dimse_status = 0xA700
+    http_status = 503
+    retryable = True
+
+
+class StorageFull(UnavailableError):
+    """No space left where the object should go."""
+
+    http_status = 507
+
+
+class StorageUnavailable(UnavailableError):
+    """A tier or the journal cannot be read or written."""
+
+
+class IndexUnavailable(UnavailableError):
+    """PostgreSQL or the lake does not answer."""
+
+
+class PeerUnavailable(UnavailableError):
+    """A remote application entity refused the association, vanished or timed out."""
+
+    http_status = 502
+
+
+class IntegrityError(PacsError):
+    """What is held is not what was stored. C000; never served."""
+
+
+class ObjectMissing(IntegrityError):
+    """The index names an object that is not on its tier."""
+
+
+class ChecksumMismatch(IntegrityError):
+    """The bytes do not hash to the indexed SHA-256."""

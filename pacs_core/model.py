@@ -1,0 +1,153 @@
+"""The values that the layers exchange. No behaviour beyond validation, no third party."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import NewType
+
+from pacs_core.errors import InvalidUID
+
+UID = NewType("UID", str)
+AETitle = NewType("AETitle", str)
+
+# A data set in textual form: keyword to value. Values are Unicode text as the data set holds them (several values
+# are joined by a backslash, PN groups by "="), surrounding padding removed; a sequence is a list of such headers.
+# An attribute that is present but empty has the value "". Absent attributes are absent.
+HeaderValue = str | list["Header"]
+Header = dict[str, HeaderValue]
+
+_UID_FORM = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
+
+
+def parse_uid(text: str, *, name: str) -> UID:
+    """A UID in the form of PS3.5 section 9.1 (at most 64 characters), or InvalidUID naming the attribute."""
+    if len(text) > 64 or not _UID_FORM.fullmatch(text):
+        raise InvalidUID(f"{name} is not a valid UID (PS3.5 section 9): {text[:80]!r}")
+    return UID(text)
+
+
+class Level(StrEnum):
+    """Query/Retrieve levels (PS3.4 C.6), in the order of the hierarchy."""
+
+    PATIENT = "PATIENT"
+    STUDY = "STUDY"
+    SERIES = "SERIES"
+    IMAGE = "IMAGE"
+
+    @property
+    def key(self) -> str:
+        """The keyword of the level's unique key (PS3.4 C.6.1.1, C.6.2.1)."""
+        return _UNIQUE_KEYS[self]
+
+    @property
+    def table(self) -> str:
+        """The index table whose rows are this level's entities."""
+        return "instance" if self is Level.IMAGE else self.value.lower()
+
+
+_UNIQUE_KEYS: Mapping[Level, str] = {
+    Level.PATIENT: "PatientID",
+    Level.STUDY: "StudyInstanceUID",
+    Level.SERIES: "SeriesInstanceUID",
+    Level.IMAGE: "SOPInstanceUID",
+}
+
+
+class Duplicates(StrEnum):
+    """What happens when a held SOPInstanceUID arrives again with other bytes. Identical bytes are always harmless."""
+
+    KEEP_FIRST = "keep-first"
+    REPLACE = "replace"
+    REJECT = "reject"
+
+
+class Layout(StrEnum):
+    """How an object is named within a tier."""
+
+    UID = "uid"  # {StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm
+    DATE = "date"  # {YYYY}/{MM}/{DD}/{SOPInstanceUID}.dcm, the day of reception in UTC
+
+
+class InvalidUIDs(StrEnum):
+    """What happens to an instance with a UID that is not one."""
+
+    REFUSE = "refuse"
+    DIGEST = "digest"  # accepted and indexed as sent; its path uses a digest of the UID
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an instance came from. Kept in its file meta, so that storage alone tells it."""
+
+    source_ae: str  # calling AE title, or "" for an import
+    receiving_ae: str
+    received_at: datetime  # timezone-aware, UTC
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRequest:
+    """What is known of an instance before its data set arrives (PS3.7 9.1.1)."""
+
+    SOPClassUID: UID
+    SOPInstanceUID: UID
+    TransferSyntaxUID: UID
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRecord:
+    """One stored instance, as journalled and indexed."""
+
+    SOPInstanceUID: UID
+    SOPClassUID: UID
+    TransferSyntaxUID: UID
+    SeriesInstanceUID: UID
+    StudyInstanceUID: UID
+    header: Header  # the indexed attributes of all four levels
+    tier: str
+    path: str  # within the tier, "/" separated
+    size: int  # bytes of the whole object, preamble and file meta included
+    sha256: str  # of the whole object, 64 lower-case hex digits
+    origin: Origin
+    replaces: bool = False  # the policy was `replace`: an older object of this SOPInstanceUID gives way
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """Where an instance is and what it must hash to."""
+
+    SOPInstanceUID: UID
+    SOPClassUID: UID
+    TransferSyntaxUID: UID
+    SeriesInstanceUID: UID
+    StudyInstanceUID: UID
+    tier: str
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A remote application entity that the archive may call."""
+
+    ae_title: AETitle
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A C-FIND identifier, or the keys of a retrieve, in textual form (PS3.4 C.4.1.1.3.1).
+
+    Attributes:
+        level: the level whose entities are wanted.
+        keys: keyword to matching value; "" is universal matching (return key). Sequences hold one item's keys.
+        combined_datetime: date and time of a pair are matched as one instant (negotiated, PS3.4 C.5.1.1).
+    """
+
+    level: Level
+    keys: Header = field(default_factory=dict)
+    combined_datetime: bool = False

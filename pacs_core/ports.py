@@ -1,0 +1,163 @@
+"""The seams: what the archive asks of storage and index. Implementations are picked in `wiring`.
+
+Every method may raise UnavailableError (StorageFull, StorageUnavailable, IndexUnavailable) when its engine does not
+answer; nothing else of a third party ever crosses a seam.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from typing_extensions import Buffer
+
+from pacs_core.model import Header, InstanceRecord, Peer, Query, StoredObject
+
+
+class Incoming(Protocol):
+    """A file of the landing tier that is being written. Not visible to anyone until placed.
+
+    Not thread-safe. Exactly one of `LandingStore.place`, `LandingStore.quarantine` and `discard` ends it; `discard`
+    may be called at any time, also after the others, and then does nothing.
+    """
+
+    path: Path
+    size: int
+
+    def write(self, data: Buffer) -> None:
+        """Append. StorageFull if there is no room; the file is then only good for `discard`."""
+
+    def seal(self) -> str:
+        """Make the content durable; returns the SHA-256 (hex) of everything written. No write after it."""
+
+    def discard(self) -> None:
+        """Remove the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The result of `LandingStore.place`: created, or what already held that name."""
+
+    path: str
+    created: bool
+
+
+class LandingStore(Protocol):
+    """Where instances arrive: a local, durable, atomic store."""
+
+    tier: str
+
+    def incoming(self) -> Incoming:
+        """A new, empty incoming file."""
+
+    def place(self, incoming: Incoming, path: str) -> Placement:
+        """Give a sealed file its name, atomically and durably (file and directories are synced on return).
+
+        Never overwrites: if the name is taken, nothing changes, `created` is False and `incoming` stays.
+        """
+
+    def quarantine(self, incoming: Incoming, *, reason: str) -> str:
+        """Keep a sealed file aside, durably, out of the archive's sight; returns where, for the log."""
+
+    def sweep(self) -> int:
+        """Remove incoming files that dead processes left; returns how many. Safe beside live writers."""
+
+
+class ObjectStore(Protocol):
+    """One tier: named, immutable objects. Paths are relative, "/" separated, and were made by `storage.layout`."""
+
+    def open(self, path: str) -> BinaryIO:
+        """Read; seekable. ObjectMissing if there is none."""
+
+    def local_path(self, path: str) -> Path | None:
+        """The object as a local file, or None where the tier is remote."""
+
+    def exists(self, path: str) -> bool:
+        """Whether an object has that name."""
+
+    def delete(self, path: str) -> None:
+        """Remove. Idempotent."""
+
+    def list(self) -> Iterator[tuple[str, int]]:
+        """Every object's path and size in bytes, temporary and quarantined ones left out. Order undefined."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalMark:
+    """A position in the journals of one home: what was appended before it is covered by it."""
+
+    ends: tuple[tuple[str, int], ...]  # (segment name, end offset in bytes)
+
+
+class Journal(Protocol):
+    """The durable queue between acknowledgement and index. One writer object per process, many threads."""
+
+    def append(self, record: InstanceRecord) -> None:
+        """Durable on return. Concurrent callers share one sync."""
+
+    def mark(self) -> JournalMark:
+        """The present end of every process's journal."""
+
+    def committed(self, mark: JournalMark) -> bool:
+        """Whether everything before the mark is in the index."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    """What an index commit made of its records."""
+
+    inserted: int
+    repeated: int  # already indexed at the same path: an earlier attempt had succeeded
+    superseded: tuple[StoredObject, ...]  # older objects that a `replaces` record took the place of
+    conflicting: tuple[InstanceRecord, ...]  # same SOPInstanceUID held at another path; this one is not indexed
+
+
+class IndexWriter(Protocol):
+    """Commits journalled records. One at a time per catalog, across processes and machines."""
+
+    def commit(self, records: Sequence[InstanceRecord]) -> CommitResult:
+        """Index all records in one transaction. Idempotent: repeating a batch, whole or in part, changes nothing."""
+
+
+class IndexReader(Protocol):
+    """Answers queries from the index. Thread-safe; each call sees one consistent snapshot."""
+
+    def find(self, query: Query) -> Iterator[Header]:
+        """The matching entities, one Header each: every indexed attribute of the query's level and the levels above.
+
+        Computed attributes (PS3.4 C.3.4: ModalitiesInStudy, NumberOf…) are included where the query names them.
+        Closing the iterator cancels the query. InvalidIdentifier for a key whose value cannot be matched.
+        """
+
+    def locate(self, query: Query) -> Sequence[StoredObject]:
+        """The instances below the entities that the query's unique keys name (PS3.4 C.4.2.1.4.1)."""
+
+
+class PeerDirectory(Protocol):
+    """The remote application entities that an administrator has entered."""
+
+    def get(self, ae_title: str) -> Peer | None:
+        """The peer, or None."""
+
+    def all(self) -> Sequence[Peer]:
+        """Every peer by AE title."""
+
+    def put(self, peer: Peer) -> None:
+        """Add or replace."""
+
+    def remove(self, ae_title: str) -> bool:
+        """Whether there was one to remove."""
+
+
+class Uncommitted(Protocol):
+    """The reader's side of the journal, for the committer."""
+
+    def exclusive(self) -> AbstractContextManager[bool]:
+        """Try to become this home's only committer; False if another process is. Freed when the process dies."""
+
+    def pending(self, limit: int) -> tuple[Sequence[InstanceRecord], JournalMark]:
+        """Up to `limit` uncommitted records of every process of this home, oldest first, and the mark past them."""
+
+    def done(self, mark: JournalMark) -> None:
+        """Everything before the mark is in the index: remembered durably, finished segments removed. Repeatable."""
