@@ -1,0 +1,20 @@
+"""What every test may use."""
+
+import logging
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_archive_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests never see the archive of whoever runs them."""
+    for name in os.environ:
+        if name.startswith("PACS_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def quiet_pynetdicom() -> None:
+    """Where nobody has configured logging, pynetdicom's warnings would go to standard error."""
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)

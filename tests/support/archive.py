@@ -1,0 +1,124 @@
+"""An archive in its own home: `pacs up` whole, or one `pacs listen` beside a PostgreSQL that is there already."""
+
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+from tests.support.dcmtk import Scp
+from tests.support.processes import SCRIPTS, Daemon, assert_succeeded, clean_environment, free_ports, run
+
+PACS = SCRIPTS / "pacs"
+
+_READY_WITHIN = 90.0  # seconds; the product promises 15 on a machine of its own, tests share theirs
+_STOPPED_WITHIN = 60.0
+
+
+class Archive:
+    """`pacs up` with free ports.
+
+    Attributes:
+        home: its directory.
+        env: the environment that `pacs` commands need to mean this archive.
+        scp: how DICOM clients reach it.
+    """
+
+    def __init__(self, home: Path, *, ae_title: str = "PACS", settings: Mapping[str, str] | None = None) -> None:
+        self.home = home
+        self.ae_title = ae_title
+        self.dicom_port, self.http_port, self.prefect_port, self.dask_port = free_ports(4)
+        self.env = clean_environment(
+            PACS_HOME=str(home),
+            PACS_AE_TITLE=ae_title,
+            PACS_DICOM_PORT=str(self.dicom_port),
+            PACS_HTTP_PORT=str(self.http_port),
+            PACS_PREFECT_PORT=str(self.prefect_port),
+            PACS_DASK_PORT=str(self.dask_port),
+            **(settings or {}),
+        )
+        self.scp = Scp(self.dicom_port, ae_title)
+        self.log = home.with_suffix(".log")
+        self.ready_line = ""
+        self._daemon: Daemon | None = None
+
+    @property
+    def process(self) -> Daemon:
+        """The running `pacs up`."""
+        assert self._daemon is not None, "not started"
+        return self._daemon
+
+    def start(self) -> None:
+        """Return when it says that it is ready."""
+        self._daemon = Daemon([PACS, "up"], log=self.log, env=self.env)
+        try:
+            self.ready_line = self._daemon.wait_for("pacs ready:", within=_READY_WITHIN)
+        except AssertionError:
+            self.stop()
+            raise
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM) -> int:
+        """Its exit status; harmless when it is not running."""
+        return self._daemon.stop(within=_STOPPED_WITHIN, sig=sig) if self._daemon else 0
+
+    def restart(self) -> None:
+        """Stop, then start with the same home and ports."""
+        self.stop()
+        self.start()
+
+    def run_pacs(self, *args: str | Path, timeout: float = 120) -> "CompletedProcess[str]":
+        """A `pacs` command against this archive."""
+        return run([PACS, *args], env=self.env, timeout=timeout)
+
+    def sql(self, query: str) -> list[dict[str, Any]]:
+        """The rows of a query."""
+        return query_rows(self.env, query)
+
+
+class Listener:
+    """`pacs listen` alone: what ingest, query and retrieve need, ready in a second or two."""
+
+    def __init__(self, home: Path, *, catalog_url: str, ae_title: str = "PACS", settings: Mapping[str, str] | None = None) -> None:
+        self.home = home
+        (self.dicom_port,) = free_ports(1)
+        self.env = clean_environment(
+            PACS_HOME=str(home),
+            PACS_AE_TITLE=ae_title,
+            PACS_DICOM_PORT=str(self.dicom_port),
+            PACS_CATALOG_URL=catalog_url,
+            **(settings or {}),
+        )
+        self.scp = Scp(self.dicom_port, ae_title)
+        self.log = home.with_suffix(".log")
+        self._daemon: Daemon | None = None
+
+    @property
+    def process(self) -> Daemon:
+        """The running `pacs listen`."""
+        assert self._daemon is not None, "not started"
+        return self._daemon
+
+    def start(self) -> None:
+        """Return when it accepts connections."""
+        self._daemon = Daemon([PACS, "listen"], log=self.log, env=self.env)
+        self._daemon.wait_for_port(self.dicom_port, within=30)
+
+    def stop(self) -> int:
+        """Its exit status; harmless when it is not running."""
+        return self._daemon.stop(within=30) if self._daemon else 0
+
+    def run_pacs(self, *args: str | Path, timeout: float = 120) -> "CompletedProcess[str]":
+        """A `pacs` command against this archive."""
+        return run([PACS, *args], env=self.env, timeout=timeout)
+
+    def sql(self, query: str) -> list[dict[str, Any]]:
+        """The rows of a query."""
+        return query_rows(self.env, query)
+
+
+def query_rows(env: Mapping[str, str], query: str) -> list[dict[str, Any]]:
+    """The rows that `pacs sql` answers."""
+    done = assert_succeeded(run([PACS, "sql", "-c", query, "--format", "json"], env=env))
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows

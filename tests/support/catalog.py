@@ -1,0 +1,47 @@
+"""One PostgreSQL for many short-lived archives: a database each instead of a cluster each."""
+
+import itertools
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from pacs_core.supervisor.postgres import EmbeddedPostgres
+
+
+class Catalogs:
+    """An embedded PostgreSQL that hands out empty databases."""
+
+    def __init__(self, directory: Path) -> None:
+        self._server = EmbeddedPostgres(data_dir=directory / "data", socket_dir=directory / "socket")
+        self._numbers = itertools.count(1)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = directory / "postgres.log"
+
+    def start(self) -> None:
+        """Return when it answers."""
+        self._server.initialise()
+        user = self._server.user
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._server.command(), user=user, extra_groups=None if user is None else [], cwd="/", stdout=log, stderr=subprocess.STDOUT
+            )
+        self._server.wait_ready()
+
+    def stop(self) -> None:
+        """Shut it down without waiting for its clients."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(timeout=30)
+
+    def kill(self) -> None:
+        """End it as a power failure would; `start` recovers."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait(timeout=30)
+
+    def new(self) -> str:
+        """The URL of a new, empty database."""
+        name = f"catalog_{next(self._numbers)}"
+        self._server.create_databases(name)
+        return self._server.url(name)

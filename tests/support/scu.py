@@ -1,0 +1,125 @@
+"""pynetdicom as a client, for what the tools cannot be made to send: odd bytes, crafted commands, early cancels."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+from pydicom.uid import UID, ExplicitVRLittleEndian
+from pynetdicom import AE, build_role, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at run time from the Standard's tables
+    PatientRootQueryRetrieveInformationModelFind,
+    PatientRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+)
+
+from tests.support.dcmtk import Scp
+from tests.support.part10 import dataset_bytes, transfer_syntax
+from tests.support.waiting import eventually
+
+FIND = {"patient": PatientRootQueryRetrieveInformationModelFind, "study": StudyRootQueryRetrieveInformationModelFind}
+GET = {"patient": PatientRootQueryRetrieveInformationModelGet, "study": StudyRootQueryRetrieveInformationModelGet}
+
+
+@contextmanager
+def association(
+    scp: Scp, *contexts: tuple[str, str], calling: str = "TESTSCU", called: str | None = None, combined_datetime: bool = False
+) -> Iterator[Association]:
+    """An accepted association that proposes each (abstract syntax, transfer syntax); released at the end."""
+    ae = AE(ae_title=calling)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 60
+    for abstract_syntax, syntax in contexts:
+        ae.add_requested_context(abstract_syntax, syntax)
+    negotiation = []
+    if combined_datetime:
+        item = SOPClassExtendedNegotiation()
+        item.sop_class_uid = UID(contexts[0][0])
+        item.service_class_application_information = b"\x00\x01"  # relational no, combined date-time yes: PS3.4 C.5.1.1
+        negotiation.append(item)
+    assoc = ae.associate(scp.host, scp.port, ae_title=called or scp.ae_title, ext_neg=negotiation)  # type: ignore[arg-type]  # list is invariant
+    assert assoc.is_established, "the association was not accepted"
+    try:
+        yield assoc
+    finally:
+        if assoc.is_established:
+            assoc.release()
+
+
+def store_bytes(
+    scp: Scp, data: bytes, *, sop_class: str, sop_instance: str, syntax: str = ExplicitVRLittleEndian, calling: str = "TESTSCU"
+) -> int:
+    """C-STORE of any bytes as the data set; the status, or -1 if the archive ended the association instead."""
+    with association(scp, (sop_class, syntax), calling=calling) as assoc:
+        return send_store(assoc, data, sop_class=sop_class, sop_instance=sop_instance)
+
+
+def send_store(assoc: Association, data: bytes, *, sop_class: str, sop_instance: str) -> int:
+    """One C-STORE on an open association. The UIDs are sent as they are, also where they are not valid."""
+    request = C_STORE()
+    request.MessageID = 1
+    request.Priority = 2
+    # The checked setters refuse what these tests are about.
+    request._affected_sop_class_uid = UID(sop_class, validation_mode=0)
+    request._affected_sop_instance_uid = UID(sop_instance, validation_mode=0)
+    request.DataSet = BytesIO(data)
+    context = next(each for each in assoc.accepted_contexts if each.abstract_syntax == sop_class)
+    assert context.context_id is not None
+    assoc._reactor_checkpoint.clear()  # as Association.send_c_store does: its reactor must not take the response
+    eventually(lambda: assoc._is_paused, what="pynetdicom's reactor paused")
+    try:
+        assoc.dimse.send_msg(request, context.context_id)
+        _, response = assoc.dimse.get_msg(block=True)
+    finally:
+        assoc._reactor_checkpoint.set()
+    return response.Status if isinstance(response, C_STORE) and response.Status is not None else -1
+
+
+def store_file(scp: Scp, path: Path, syntax: UID | None = None) -> int:
+    """C-STORE of a file's data set, byte for byte. `syntax` where the file has no file meta to name it."""
+    ds = dcmread(path, force=True, specific_tags=["SOPClassUID", "SOPInstanceUID"], stop_before_pixels=True)
+    return store_bytes(
+        scp, dataset_bytes(path), sop_class=ds.SOPClassUID, sop_instance=ds.SOPInstanceUID, syntax=syntax or transfer_syntax(path)
+    )
+
+
+def find(scp: Scp, identifier: Dataset, *, model: str = "study", combined_datetime: bool = False) -> tuple[list[Dataset], int]:
+    """C-FIND: the pending identifiers and the final status."""
+    matches: list[Dataset] = []
+    status = -1
+    with association(scp, (FIND[model], ExplicitVRLittleEndian), combined_datetime=combined_datetime) as assoc:
+        for response, match in assoc.send_c_find(identifier, FIND[model]):
+            status = int(response.Status) if "Status" in response else -1
+            if match is not None:
+                matches.append(match)
+    return matches, status
+
+
+def get_bytes(
+    scp: Scp, identifier: Dataset, contexts: Sequence[tuple[str, str]], *, model: str = "study"
+) -> tuple[dict[str, bytes], Dataset]:
+    """C-GET: the data sets as received, by SOPInstanceUID, and the final response."""
+    received: dict[str, bytes] = {}
+
+    def keep(event: evt.Event) -> int:
+        request = event.request
+        received[str(request.AffectedSOPInstanceUID)] = request.DataSet.getvalue()  # type: ignore[union-attr]
+        return 0x0000
+
+    ae = AE(ae_title="TESTSCU")
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 60
+    ae.add_requested_context(GET[model], ExplicitVRLittleEndian)
+    for abstract_syntax, syntax in contexts:
+        ae.add_requested_context(abstract_syntax, syntax)
+    roles = [build_role(abstract_syntax, scp_role=True) for abstract_syntax in {each for each, _ in contexts}]
+    assoc = ae.associate(scp.host, scp.port, ae_title=scp.ae_title, ext_neg=roles, evt_handlers=[(evt.EVT_C_STORE, keep)])  # type: ignore[arg-type]
+    assert assoc.is_established, "the association was not accepted"
+    final = Dataset()
+    for response, _ in assoc.send_c_get(identifier, GET[model]):
+        final = response
+    assoc.release()
+    return received, final
