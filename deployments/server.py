@@ -1,0 +1,48 @@
+"""Prefect's server as `pacs up` runs it: what `prefect server start` does, except that it waits for its database.
+
+Importing the server takes seconds; so it is started at once and waits here while PostgreSQL is initialised.
+"""
+
+import asyncio
+import contextlib
+import time
+
+import asyncpg  # type: ignore[import-untyped]  # ships no type information
+import uvicorn
+from prefect.server.api.server import create_app
+from prefect.settings import get_current_settings
+from sqlalchemy.engine import make_url
+
+_PATIENCE = 100.0  # seconds; PostgreSQL may have a crash to recover from
+_GRACE = 3  # seconds for open connections (the UI keeps some) when asked to stop
+
+
+async def _wait_for_database(url: str) -> None:
+    target = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            connection = await asyncpg.connect(target, timeout=5)
+        except (OSError, asyncpg.PostgresError, TimeoutError):
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.05)
+        else:
+            await connection.close()
+            return
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    server = get_current_settings().server
+    assert server.database.connection_url is not None
+    url = server.database.connection_url.get_secret_value()
+    app = create_app(final=True)
+    if url.startswith("postgresql"):
+        asyncio.run(_wait_for_database(url))
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.run(app, host=server.api.host, port=server.api.port, log_level="warning", timeout_graceful_shutdown=_GRACE)
+
+
+if __name__ == "__main__":
+    main()

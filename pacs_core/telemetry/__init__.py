@@ -1,0 +1,1 @@
+"""What the archive tells about itself: logs."""

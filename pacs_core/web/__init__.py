@@ -1,0 +1,1 @@
+"""HTTP: whether the archive lives, is ready and is well."""
