@@ -3,6 +3,7 @@
 # make lint    format, lint, types, layers
 # make check   the gate: lint and test; CI and pre-commit call the same
 # make format  rewrite the source in the house format
+# make docs    write the pages that are generated from the source
 # make lock    bring requirements.lock to the newest versions that pyproject.toml allows
 
 PYTHON ?= python3.11
@@ -11,7 +12,7 @@ ARGS ?=
 # Twice quiet: errors are shown, progress and warnings about the machine's own pip configuration are not.
 PIP := $(VENV)/bin/python -m pip --quiet --quiet
 
-.PHONY: up test lint check format lock tools
+.PHONY: up test lint check format docs lock tools
 .DELETE_ON_ERROR:
 
 # `exec`: make hands SIGTERM to its child and waits for it, so that child must be pacs itself and not a shell.
@@ -32,6 +33,10 @@ check: lint test
 format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix --exit-zero
 	$(VENV)/bin/ruff format
+
+docs: $(VENV)/.installed
+	$(VENV)/bin/python docs/generate_configuration.py > docs/configuration.md.new
+	mv docs/configuration.md.new docs/configuration.md
 
 lock: $(VENV)/bin/python
 	$(VENV)/bin/python .ci/lock.py > requirements.lock.new

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, config, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import AE, build_role, evt
 from pynetdicom.association import Association
@@ -75,7 +75,8 @@ def send_store(assoc: Association, data: bytes, *, sop_class: str, sop_instance:
     assoc._reactor_checkpoint.clear()  # as Association.send_c_store does: its reactor must not take the response
     eventually(lambda: assoc._is_paused, what="pynetdicom's reactor paused")
     try:
-        assoc.dimse.send_msg(request, context.context_id)
+        with config.disable_value_validation():
+            assoc.dimse.send_msg(request, context.context_id)
         _, response = assoc.dimse.get_msg(block=True)
     finally:
         assoc._reactor_checkpoint.set()
