@@ -100,7 +100,7 @@ class TestDataSets:
         before = _files_below(surroundings)
         status = _store(listener, _mr(**{keyword: value}))
         assert status == INVALID_INSTANCE
-        new = {path for path in _files_below(surroundings) - before if path.suffix == ".dcm" and "quarantine" not in path.parts}
+        new = {path for path in _files_below(surroundings) - before if path.suffix == ".dcm" and ".quarantine" not in path.parts}
         assert new == set()
 
     def test_an_invalid_uid_is_stored_under_a_digest_where_allowed(self, new_listener: NewListener) -> None:
@@ -149,7 +149,7 @@ class TestAssociations:
             assoc.dul.socket.send(_first_part_of_a_store(ds, context))
             assoc.abort()
         _assert_alive_and_empty(listener, ds.StudyInstanceUID)
-        incoming = listener.home / "hot" / "incoming"
+        incoming = listener.home / "hot" / ".incoming"
         eventually(lambda: not incoming.exists() or not _files_below(incoming), what="the unfinished file removed")
 
     @pytest.mark.parametrize("title", ["../../ETC", "A B C", "'; DROP TABLE --", "%s%n", "$(reboot)", "<script>"])
