@@ -1,0 +1,246 @@
+"""Group commit of instance records: keys in PostgreSQL first, then rows in the lake.
+
+Exactly once, wherever a process dies, by four rules:
+
+1. One committer at a time. An advisory lock of PostgreSQL says who; it is held by the session that writes the keys,
+   so whoever loses it can write no key either.
+2. The lake is written over connections of DuckDB's own, which the lock does not cover. Each such connection has a
+   name; the committer enters its name as `holder`, and a trigger refuses lake commits under any other name. A
+   commit of a predecessor that is still on its way is ended, or waited for, before the new name is in.
+3. Keys are committed before rows. So a UID without a key has no row, and is inserted blindly; for a UID with a key
+   the lake is asked what it has. A replayed batch therefore completes whatever an earlier attempt left undone.
+4. A replacement is remembered with who gave way, in the transaction that moves the key: a replay finds it there.
+"""
+
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime
+
+import duckdb
+import structlog
+
+from pacs_core.errors import IndexUnavailable
+from pacs_core.index.keys import KeyPlan, plan_keys, read_keys, write_keys
+from pacs_core.index.lake import Engine, attach_lake, open_duckdb
+from pacs_core.index.maintenance import Maintenance
+from pacs_core.index.postgres import CatalogURL, Session
+from pacs_core.index.schema import KEYS, arrow_table, clean, entity_key
+from pacs_core.model import UID, InstanceRecord, Level
+from pacs_core.ports import CommitResult
+
+log = structlog.get_logger(__name__)
+
+# An arbitrary number that means "commits to this index" to every version of this program.
+_COMMIT_LOCK = 0x70616373_00000002
+_LOCK_TIMEOUT = 20_000  # milliseconds
+_TERMINATION_TIMEOUT = 10_000  # milliseconds
+
+_KNOWN_ENTITIES = 50_000  # patients, studies and series that this process remembers to be in the lake
+
+_PARENTS = (Level.PATIENT, Level.STUDY, Level.SERIES)
+
+
+class LakeIndexWriter:
+    """ports.IndexWriter. Thread-safe; several processes and machines may have one each."""
+
+    def __init__(self, catalog_url: str, data_path: str, *, engine: Engine | None = None) -> None:
+        """Opens at the first commit. The index must have been prepared (lake.prepare_index)."""
+        self._catalog = CatalogURL.parse(catalog_url)
+        self._data_path = data_path
+        self._engine = engine or Engine()
+        self._turn = threading.Lock()
+        self._session: Session | None = None
+        self._lake: duckdb.DuckDBPyConnection | None = None
+        self._name = ""
+        self._known = _KnownEntities()
+        self._maintenance = Maintenance()
+
+    def commit(self, records: Sequence[InstanceRecord]) -> CommitResult:
+        """Index all records in one transaction. Idempotent: repeating a batch, whole or in part, changes nothing.
+
+        Superseded objects are reported again when their batch is repeated. A path may be used again for another
+        object only after the batch that superseded it is done with for good.
+        """
+        if not records:
+            return CommitResult(inserted=0, repeated=0, superseded=(), conflicting=())
+        records = [_cleaned(record) for record in records]
+        with self._committing() as (session, lake):
+            plan = plan_keys(records, read_keys(session, {record.SOPInstanceUID for record in records}))
+            if plan.added or plan.changed:
+                write_keys(session, plan)
+            missing, stale = _compare(lake, plan)
+            if missing:
+                self._write(lake, missing, stale)
+            self._maintain(session, lake)
+        return CommitResult(
+            inserted=len(plan.added) + len(plan.changed),
+            repeated=plan.repeated,
+            superseded=plan.superseded,
+            conflicting=plan.conflicting,
+        )
+
+    def mark_verified(self, uids: Iterable[UID], when: datetime) -> None:
+        """Set `verified_at` of instances. Idempotent; UIDs that are not indexed are ignored."""
+        with self._committing() as (_, lake):
+            lake.execute(
+                "UPDATE lake.instance SET verified_at = ? WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))",
+                [when, [clean(uid) for uid in uids]],
+            )
+
+    def flush(self) -> None:
+        """Move rows that are still in the catalog to Parquet, and merge small files. Good for idle moments."""
+        with self._committing() as (session, lake):
+            self._maintenance.run(session, lake)
+
+    def close(self) -> None:
+        """Release everything; a later commit opens it again."""
+        with self._turn:
+            self._disconnect()
+
+    @contextmanager
+    def _committing(self) -> Iterator[tuple[Session, duckdb.DuckDBPyConnection]]:
+        """Be the only committer. After any error all connections are made anew."""
+        with self._turn:
+            try:
+                session, lake = self._connect()
+                self._take_over(session)
+                yield session, lake
+                session.run("SELECT pg_advisory_unlock(:lock)", lock=_COMMIT_LOCK)
+            except duckdb.Error as exc:
+                self._disconnect()
+                raise IndexUnavailable("the index did not take a commit") from exc
+            except BaseException:
+                self._disconnect()
+                raise
+
+    def _connect(self) -> tuple[Session, duckdb.DuckDBPyConnection]:
+        if self._session is None:
+            self._session = Session(self._catalog, application_name="pacs-index")
+        if self._lake is None:
+            self._name = f"pacs-commit {uuid.uuid4()}"
+            self._lake = open_duckdb(self._engine)
+            attach_lake(self._lake, self._catalog, self._data_path, application_name=self._name, read_only=False)
+        return self._session, self._lake
+
+    def _take_over(self, session: Session) -> None:
+        """Take the lock, and see to it that no earlier committer can still change the lake."""
+        session.run(f"SET lock_timeout = {_LOCK_TIMEOUT}")
+        session.run("SELECT pg_advisory_lock(:lock)", lock=_COMMIT_LOCK)
+        if session.run("SELECT 1 FROM pacs.committer WHERE holder = :name", name=self._name):
+            return
+        session.run(
+            "SELECT pg_terminate_backend(pid, :patience) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name LIKE 'pacs-commit %' AND application_name <> :name AND state <> 'idle'",
+            patience=_TERMINATION_TIMEOUT,
+            name=self._name,
+        )
+        # Waits for a lake commit under the old name that has passed the fence; later ones are refused.
+        session.run("UPDATE pacs.committer SET holder = :name", name=self._name)
+
+    def _write(self, lake: duckdb.DuckDBPyConnection, records: Sequence[InstanceRecord], stale: Sequence[UID]) -> None:
+        """One lake transaction: new patients, studies and series, which keep their first form, then the instances."""
+        lake.execute("BEGIN")
+        if stale:
+            lake.execute("DELETE FROM lake.instance WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))", [list(stale)])
+        seen: list[tuple[Level, tuple[str, ...]]] = []
+        for level in _PARENTS:
+            first_of = self._known.unknown(level, records)
+            new = _absent(lake, level, first_of)
+            if new:
+                _insert(lake, level, new)
+            seen.extend((level, key) for key in first_of)
+        _insert(lake, Level.IMAGE, records)
+        lake.execute("COMMIT")
+        self._known.add(seen)
+
+    def _maintain(self, session: Session, lake: duckdb.DuckDBPyConnection) -> None:
+        """The commit is done; upkeep that fails is tried again after a later one."""
+        try:
+            self._maintenance.after_commit(session, lake)
+        except duckdb.Error:
+            log.warning("index_maintenance_failed", exc_info=True)
+            self._drop_lake()
+
+    def _disconnect(self) -> None:
+        self._drop_lake()
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def _drop_lake(self) -> None:
+        lake, self._lake = self._lake, None
+        if lake is not None:
+            with suppress(duckdb.Error):
+                lake.close()
+
+
+class _KnownEntities:
+    """Patients, studies and series that are in the lake for sure. Nothing is ever removed from there behind our back."""
+
+    def __init__(self) -> None:
+        self._keys: OrderedDict[tuple[Level, tuple[str, ...]], None] = OrderedDict()
+
+    def unknown(self, level: Level, records: Iterable[InstanceRecord]) -> dict[tuple[str, ...], InstanceRecord]:
+        """The first record of each entity that is not known."""
+        first_of: dict[tuple[str, ...], InstanceRecord] = {}
+        for record in records:
+            key = entity_key(level, record)
+            if (level, key) in self._keys:
+                self._keys.move_to_end((level, key))
+            else:
+                first_of.setdefault(key, record)
+        return first_of
+
+    def add(self, entities: Iterable[tuple[Level, tuple[str, ...]]]) -> None:
+        for entity in entities:
+            self._keys[entity] = None
+        while len(self._keys) > _KNOWN_ENTITIES:
+            self._keys.popitem(last=False)
+
+
+def _compare(lake: duckdb.DuckDBPyConnection, plan: KeyPlan) -> tuple[list[InstanceRecord], list[UID]]:
+    """The winners whose row the lake lacks, and the UIDs whose row there is of an older object."""
+    found: dict[str, tuple[str, str]] = {}
+    if plan.unsure:
+        query = "SELECT SOPInstanceUID, path, sha256 FROM lake.instance WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))"
+        found = {uid: (path, sha256) for uid, path, sha256 in lake.execute(query, [list(plan.unsure)]).fetchall()}
+    missing = [record for uid, record in plan.winners.items() if found.get(uid) != (record.path, record.sha256)]
+    return missing, [record.SOPInstanceUID for record in missing if record.SOPInstanceUID in found]
+
+
+def _absent(lake: duckdb.DuckDBPyConnection, level: Level, first_of: Mapping[tuple[str, ...], InstanceRecord]) -> list[InstanceRecord]:
+    """The records whose entity of that level has no row."""
+    if not first_of:
+        return []
+    keywords = KEYS[level]
+    narrow = level.key
+    position = keywords.index(narrow)
+    query = f"SELECT {', '.join(keywords)} FROM lake.{level.table} WHERE {narrow} IN (SELECT unnest(?::VARCHAR[]))"  # noqa: S608 constants
+    present = set(lake.execute(query, [list({key[position] for key in first_of})]).fetchall())
+    return [record for key, record in first_of.items() if key not in present]
+
+
+def _insert(lake: duckdb.DuckDBPyConnection, level: Level, records: Sequence[InstanceRecord]) -> None:
+    lake.register("incoming", arrow_table(level, records))
+    lake.execute(f"INSERT INTO lake.{level.table} BY NAME SELECT * FROM incoming")  # noqa: S608 a constant
+    lake.unregister("incoming")
+
+
+def _cleaned(record: InstanceRecord) -> InstanceRecord:
+    """The record with its UIDs as the index can hold them; nearly always the record itself."""
+    uids = (record.SOPInstanceUID, record.SOPClassUID, record.TransferSyntaxUID, record.SeriesInstanceUID, record.StudyInstanceUID)
+    if all(clean(uid) == uid for uid in uids):
+        return record
+    instance, sop_class, transfer_syntax, series, study = (UID(clean(uid)) for uid in uids)
+    return replace(
+        record,
+        SOPInstanceUID=instance,
+        SOPClassUID=sop_class,
+        TransferSyntaxUID=transfer_syntax,
+        SeriesInstanceUID=series,
+        StudyInstanceUID=study,
+    )

@@ -1,0 +1,178 @@
+"""Which object holds which SOPInstanceUID: the table `instance_key`, the one place that keeps uniqueness.
+
+`plan_keys` decides, purely, what a batch of records makes of the keys that are held; the functions read and write
+them. A key is written before the lake, so a lake row always has its key, and a key without its row is a commit that
+was cut short.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pacs_core.index.postgres import Row, Session
+from pacs_core.index.schema import clean
+from pacs_core.model import UID, InstanceRecord, StoredObject
+
+
+@dataclass(frozen=True, slots=True)
+class HeldObject:
+    """An object and when it was received."""
+
+    object: StoredObject
+    received_at: datetime
+
+    def is_same_object(self, other: "HeldObject") -> bool:
+        """Whether both are one stored object, however often it was received."""
+        return (self.object.path, self.object.sha256) == (other.object.path, other.object.sha256)
+
+    def is_same_reception(self, other: "HeldObject") -> bool:
+        """Whether both tell of one reception."""
+        return (self.object.path, self.received_at) == (other.object.path, other.received_at)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldKeys:
+    """What is known of the SOPInstanceUIDs of a batch: who holds them, and who did before."""
+
+    current: Mapping[UID, HeldObject]
+    superseded: Mapping[UID, Sequence[HeldObject]]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPlan:
+    """What a batch makes of the keys.
+
+    Attributes:
+        added: records whose SOPInstanceUID was not held; each takes its key.
+        changed: records that take over a held key.
+        retired: who gives way to `changed`.
+        winners: for each UID that a record of the batch holds in the end, that record.
+        unsure: those of the winners' UIDs whose lake row may exist already, in this or an older form.
+        repeated: how many records had been committed before, or earlier in the batch.
+        superseded: the objects that gave way, now or when a repeated record was first committed.
+        conflicting: records whose SOPInstanceUID another object holds.
+    """
+
+    added: tuple[InstanceRecord, ...]
+    changed: tuple[InstanceRecord, ...]
+    retired: tuple[HeldObject, ...]
+    winners: Mapping[UID, InstanceRecord]
+    unsure: frozenset[UID]
+    repeated: int
+    superseded: tuple[StoredObject, ...]
+    conflicting: tuple[InstanceRecord, ...]
+
+
+def plan_keys(records: Sequence[InstanceRecord], held: HeldKeys) -> KeyPlan:
+    """Apply the records in order. A record replaces the holder if it may, or if it is at the holder's own path.
+
+    A replayed record that has had its time is recognised by its reception, so that it never takes its key back.
+    """
+    current = dict(held.current)
+    earlier = defaultdict(list, {uid: list(objects) for uid, objects in held.superseded.items()})
+    winners: dict[UID, InstanceRecord] = {}
+    retired: list[HeldObject] = []
+    conflicting: list[InstanceRecord] = []
+    repeated = 0
+    for record in records:
+        uid, incoming = record.SOPInstanceUID, held_object(record)
+        holder = current.get(uid)
+        if holder is None:
+            current[uid], winners[uid] = incoming, record
+        elif holder.is_same_object(incoming):
+            winners.setdefault(uid, record)
+            repeated += 1
+        elif any(incoming.is_same_reception(former) for former in earlier[uid]):
+            repeated += 1
+        elif record.replaces or holder.object.path == incoming.object.path:
+            earlier[uid].append(holder)
+            retired.append(holder)
+            current[uid], winners[uid] = incoming, record
+        else:
+            conflicting.append(record)
+    changed = [uid for uid in winners if uid in held.current and not current[uid].is_same_object(held.current[uid])]
+    return KeyPlan(
+        added=tuple(record for uid, record in winners.items() if uid not in held.current),
+        changed=tuple(winners[uid] for uid in changed),
+        retired=tuple(retired),
+        winners=winners,
+        unsure=frozenset(winners.keys() & held.current.keys()),
+        repeated=repeated,
+        superseded=_gone(earlier, current),
+        conflicting=tuple(conflicting),
+    )
+
+
+def _gone(earlier: Mapping[UID, Iterable[HeldObject]], current: Mapping[UID, HeldObject]) -> tuple[StoredObject, ...]:
+    """Former objects, the ones at a path that is in use left out: they have been written over in place."""
+    former = (held.object for objects in earlier.values() for held in objects)
+    return tuple(dict.fromkeys(gone for gone in former if gone.path != current[gone.SOPInstanceUID].object.path))
+
+
+def held_object(record: InstanceRecord) -> HeldObject:
+    """The record's object."""
+    return HeldObject(
+        StoredObject(
+            SOPInstanceUID=record.SOPInstanceUID,
+            SOPClassUID=record.SOPClassUID,
+            TransferSyntaxUID=record.TransferSyntaxUID,
+            SeriesInstanceUID=record.SeriesInstanceUID,
+            StudyInstanceUID=record.StudyInstanceUID,
+            tier=record.tier,
+            path=record.path,
+            size=record.size,
+            sha256=record.sha256,
+        ),
+        record.origin.received_at,
+    )
+
+
+_COLUMNS = (
+    '"SOPInstanceUID", "SOPClassUID", "TransferSyntaxUID", "SeriesInstanceUID", "StudyInstanceUID", tier, path, size, sha256, received_at'
+)
+_SELECT_CURRENT = f'SELECT {_COLUMNS} FROM pacs.instance_key WHERE "SOPInstanceUID" = ANY(:uids)'  # noqa: S608 a constant
+_SELECT_SUPERSEDED = f'SELECT {_COLUMNS} FROM pacs.instance_superseded WHERE "SOPInstanceUID" = ANY(:uids) ORDER BY received_at'  # noqa: S608 a constant
+_INSERT = "INSERT INTO pacs.instance_key SELECT * FROM json_populate_recordset(NULL::pacs.instance_key, :rows)"
+_RETIRE = """
+    INSERT INTO pacs.instance_superseded SELECT * FROM json_populate_recordset(NULL::pacs.instance_key, :rows) ON CONFLICT DO NOTHING
+"""
+_DELETE = 'DELETE FROM pacs.instance_key WHERE "SOPInstanceUID" = ANY(:uids)'
+
+
+def read_keys(session: Session, uids: Iterable[UID]) -> HeldKeys:
+    """Who holds and held the UIDs."""
+    current = {held.object.SOPInstanceUID: held for held in map(_held, session.run(_SELECT_CURRENT, uids=list(uids)))}
+    superseded: dict[UID, list[HeldObject]] = defaultdict(list)
+    if current:
+        for held in map(_held, session.run(_SELECT_SUPERSEDED, uids=list(current))):
+            superseded[held.object.SOPInstanceUID].append(held)
+    return HeldKeys(current, superseded)
+
+
+def write_keys(session: Session, plan: KeyPlan) -> None:
+    """Make the keys what the plan says, in one transaction.
+
+    IndexUnavailable, with nothing written, if a key was taken since they were read.
+    """
+    with session.transaction():
+        if plan.retired:
+            session.run(_RETIRE, rows=_encode(plan.retired))
+        if plan.changed:
+            session.run(_DELETE, uids=[record.SOPInstanceUID for record in plan.changed])
+        taken = (*plan.added, *plan.changed)
+        session.run(_INSERT, rows=_encode(map(held_object, taken)))
+
+
+def _held(row: Row) -> HeldObject:
+    *columns, received_at = row
+    return HeldObject(StoredObject(*columns), received_at)
+
+
+def _encode(objects: Iterable[HeldObject]) -> str:
+    rows = [
+        {name: getattr(held.object, name) for name in StoredObject.__dataclass_fields__} | {"received_at": held.received_at.isoformat()}
+        for held in objects
+    ]
+    return clean(json.dumps(rows, ensure_ascii=False))

@@ -1,0 +1,123 @@
+"""The small mutable tables: peers and flow runs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pacs_core.index.postgres import Database, Row
+from pacs_core.model import AETitle, Peer
+
+JSONObject = Mapping[str, object]
+
+
+class Peers:
+    """The peers, in PostgreSQL (ports.PeerDirectory). Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, ae_title: str) -> Peer | None:
+        """The peer, or None."""
+        with self._database.transaction() as session:
+            rows = session.run("SELECT ae_title, host, port FROM pacs.peer WHERE ae_title = :ae_title", ae_title=ae_title)
+        return _peer(rows[0]) if rows else None
+
+    def all(self) -> Sequence[Peer]:
+        """Every peer by AE title."""
+        with self._database.transaction() as session:
+            rows = session.run('SELECT ae_title, host, port FROM pacs.peer ORDER BY ae_title COLLATE "C"')
+        return [_peer(row) for row in rows]
+
+    def put(self, peer: Peer) -> None:
+        """Add or replace."""
+        with self._database.transaction() as session:
+            session.run(
+                "INSERT INTO pacs.peer (ae_title, host, port) VALUES (:ae_title, :host, :port)"
+                " ON CONFLICT (ae_title) DO UPDATE SET host = excluded.host, port = excluded.port",
+                ae_title=peer.ae_title,
+                host=peer.host,
+                port=peer.port,
+            )
+
+    def remove(self, ae_title: str) -> bool:
+        """Whether there was one to remove."""
+        with self._database.transaction() as session:
+            return bool(session.run("DELETE FROM pacs.peer WHERE ae_title = :ae_title RETURNING 1", ae_title=ae_title))
+
+
+def _peer(row: Row) -> Peer:
+    ae_title, host, port = row
+    return Peer(AETitle(ae_title), host, port)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRun:
+    """What a flow did.
+
+    Attributes:
+        run_id: the engine's name for the run.
+        state: "running", and at the end what the flow calls its outcome ("completed", "failed", …).
+        ended_at: None while it runs, and for ever where it was killed.
+        summary: counts and whatever else the flow reports; JSON values.
+    """
+
+    run_id: str
+    flow: str
+    state: str
+    started_at: datetime
+    ended_at: datetime | None
+    parameters: JSONObject
+    summary: JSONObject
+
+
+class FlowRuns:
+    """One row per flow run, in PostgreSQL. Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def start(self, run_id: str, flow: str, *, started_at: datetime, parameters: JSONObject) -> None:
+        """Record that a run has begun. Repeating it, as a retried run does, begins the row anew."""
+        with self._database.transaction() as session:
+            session.run(
+                "INSERT INTO pacs.flow_run (run_id, flow, state, started_at, parameters, summary)"
+                " VALUES (:run_id, :flow, 'running', :started_at, :parameters, '{}')"
+                " ON CONFLICT (run_id) DO UPDATE SET state = 'running', started_at = excluded.started_at, ended_at = NULL,"
+                " parameters = excluded.parameters, summary = '{}'",
+                run_id=run_id,
+                flow=flow,
+                started_at=started_at,
+                parameters=json.dumps(parameters),
+            )
+
+    def finish(self, run_id: str, *, state: str, ended_at: datetime, summary: JSONObject) -> None:
+        """Record how a run ended. Repeatable; does nothing for a run that never started."""
+        with self._database.transaction() as session:
+            session.run(
+                "UPDATE pacs.flow_run SET state = :state, ended_at = :ended_at, summary = :summary WHERE run_id = :run_id",
+                run_id=run_id,
+                state=state,
+                ended_at=ended_at,
+                summary=json.dumps(summary),
+            )
+
+    def get(self, run_id: str) -> FlowRun | None:
+        """The run, or None."""
+        with self._database.transaction() as session:
+            rows = session.run(f"SELECT {_FLOW_RUN_COLUMNS} FROM pacs.flow_run WHERE run_id = :run_id", run_id=run_id)  # noqa: S608 a constant
+        return FlowRun(*rows[0]) if rows else None
+
+    def latest(self, *, flow: str | None = None, limit: int = 20) -> Sequence[FlowRun]:
+        """The most recently started runs, of one flow or of all, newest first."""
+        with self._database.transaction() as session:
+            rows = session.run(
+                f"SELECT {_FLOW_RUN_COLUMNS} FROM pacs.flow_run WHERE flow = coalesce(:flow, flow)"  # noqa: S608 a constant
+                " ORDER BY started_at DESC, run_id LIMIT :limit",
+                flow=flow,
+                limit=limit,
+            )
+        return [FlowRun(*row) for row in rows]
+
+
+_FLOW_RUN_COLUMNS = "run_id, flow, state, started_at, ended_at, parameters, summary"

@@ -1,0 +1,219 @@
+"""PostgreSQL: the URL, pooled connections and the translation of the driver's errors."""
+
+import queue
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pg8000.exceptions import Error as DriverError
+from pg8000.native import Connection
+
+from pacs_core.errors import ConfigurationError, IndexUnavailable
+
+Row = list[Any]
+
+_PARAMETERS = frozenset({"host", "sslmode"})
+_SSL_MODES = ("disable", "prefer", "require", "verify-full")
+_CONNECT_TIMEOUT = 5  # seconds
+# Seconds without progress after which a peer that vanished silently counts as dead.
+_DEAD_AFTER = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogURL:
+    """A PostgreSQL database.
+
+    Attributes:
+        host: a host name, or an absolute path: the directory of the server's Unix socket.
+        sslmode: as libpq has it; "prefer" (the default) means none over a Unix socket.
+    """
+
+    host: str
+    port: int
+    database: str
+    user: str
+    password: str = field(default="", repr=False)
+    sslmode: str = "prefer"
+
+    @classmethod
+    def parse(cls, url: str) -> "CatalogURL":
+        """`postgresql://user:password@host:port/database`, or `…@/database?host=/directory/of/the/socket`.
+
+        ConfigurationError for anything else; it never repeats the password.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port or 5432
+            parameters = {name: values[-1] for name, values in parse_qs(parts.query, strict_parsing=bool(parts.query)).items()}
+        except ValueError as exc:
+            raise ConfigurationError("catalog_url is not a URL of the form postgresql://user:password@host:port/database") from exc
+        if parts.scheme not in {"postgresql", "postgres"} or not parts.path.strip("/"):
+            raise ConfigurationError("catalog_url must have the form postgresql://user:password@host:port/database")
+        if unknown := parameters.keys() - _PARAMETERS:
+            raise ConfigurationError(f"catalog_url: unknown parameter {', '.join(sorted(unknown))}; allowed are host and sslmode")
+        sslmode = parameters.get("sslmode", "prefer")
+        if sslmode not in _SSL_MODES:
+            raise ConfigurationError(f"catalog_url: sslmode must be one of {', '.join(_SSL_MODES)}")
+        return cls(
+            host=parameters.get("host") or unquote(parts.hostname or "") or "127.0.0.1",
+            port=port,
+            database=unquote(parts.path.strip("/")),
+            user=unquote(parts.username or "postgres"),
+            password=unquote(parts.password or ""),
+            sslmode=sslmode,
+        )
+
+    def libpq(self, *, application_name: str, read_only: bool = False) -> str:
+        """The connection string for libpq, without the password: error messages repeat it."""
+        parameters = {
+            "host": self.host,
+            "port": str(self.port),
+            "dbname": self.database,
+            "user": self.user,
+            "sslmode": self.sslmode,
+            "application_name": application_name,
+            "connect_timeout": str(_CONNECT_TIMEOUT),
+            "keepalives_idle": str(_DEAD_AFTER),
+            "keepalives_interval": "5",
+            "tcp_user_timeout": str(_DEAD_AFTER * 1000),
+        }
+        if read_only:
+            parameters["options"] = "-c default_transaction_read_only=on"
+        return " ".join(f"{name}={_quote(value)}" for name, value in parameters.items())
+
+
+def _quote(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+class Session:
+    """One connection. Not thread-safe. After IndexUnavailable it is only good for `close`."""
+
+    def __init__(self, url: CatalogURL, *, application_name: str, timeout: float = 30) -> None:
+        """Connect. `timeout`: seconds for which the server may be silent."""
+        sock: socket.socket | None = None
+        try:
+            sock = _connect(url)
+            sock.settimeout(timeout)
+            self._connection = Connection(
+                url.user,
+                host=url.host,
+                database=url.database,
+                password=url.password or None,
+                application_name=application_name,
+                ssl_context=_ssl_context(url),
+                sock=sock,
+            )
+        except (DriverError, OSError) as exc:
+            if sock is not None:
+                sock.close()
+            raise IndexUnavailable("PostgreSQL cannot be reached") from exc
+        self._socket = sock
+
+    def run(self, sql: str, **parameters: object) -> Sequence[Row]:
+        """One statement, with `:name` for each parameter; the rows it returns."""
+        try:
+            return self._connection.run(sql, **parameters) or ()
+        except (DriverError, OSError) as exc:
+            raise IndexUnavailable("PostgreSQL did not complete a statement") from exc
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit at the end; roll back where the body raises."""
+        self.run("BEGIN")
+        try:
+            yield
+        except BaseException:
+            with suppress(IndexUnavailable):
+                self.run("ROLLBACK")
+            raise
+        self.run("COMMIT")
+
+    def close(self) -> None:
+        """Repeatable; never raises."""
+        with suppress(DriverError, OSError):
+            self._connection.close()
+        self._socket.close()
+
+
+def _connect(url: CatalogURL) -> socket.socket:
+    if not url.host.startswith("/"):
+        return socket.create_connection((url.host, url.port), timeout=_CONNECT_TIMEOUT)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(_CONNECT_TIMEOUT)
+        sock.connect(f"{url.host}/.s.PGSQL.{url.port}")
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _ssl_context(url: CatalogURL) -> ssl.SSLContext | bool | None:
+    if url.host.startswith("/") or url.sslmode == "disable":
+        return False
+    if url.sslmode == "prefer":
+        return None
+    context = ssl.create_default_context()
+    if url.sslmode == "require":  # encrypted, whoever answers: what libpq means by it
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class Database:
+    """The operational side of the catalog. Thread-safe: a session per user at a time, kept for the next one."""
+
+    def __init__(self, url: str, *, timeout: float = 30) -> None:
+        """Does not connect yet. ConfigurationError for a wrong URL."""
+        self._url = CatalogURL.parse(url)
+        self._timeout = timeout
+        self._idle: queue.LifoQueue[Session] = queue.LifoQueue(maxsize=4)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session in a transaction that commits at the end and rolls back where the body raises."""
+        session = self._begin()
+        try:
+            yield session
+            session.run("COMMIT")
+        except BaseException:
+            session.close()
+            raise
+        self._keep(session)
+
+    def close(self) -> None:
+        """Close the idle sessions."""
+        while True:
+            try:
+                self._idle.get_nowait().close()
+            except queue.Empty:
+                return
+
+    def _begin(self) -> Session:
+        """An idle session may have died with the server; BEGIN finds out, and nothing is lost by trying the next."""
+        while True:
+            try:
+                session = self._idle.get_nowait()
+            except queue.Empty:
+                break
+            try:
+                session.run("BEGIN")
+            except IndexUnavailable:
+                session.close()
+            else:
+                return session
+        session = Session(self._url, application_name="pacs", timeout=self._timeout)
+        session.run("BEGIN")
+        return session
+
+    def _keep(self, session: Session) -> None:
+        try:
+            self._idle.put_nowait(session)
+        except queue.Full:
+            session.close()
