@@ -60,6 +60,12 @@ class LandingStore(Protocol):
     def quarantine(self, incoming: Incoming, *, reason: str) -> str:
         """Keep a sealed file aside, durably, out of the archive's sight; returns where, for the log."""
 
+    def local_path(self, path: str) -> Path:
+        """A placed object as a local file, whether or not there is one."""
+
+    def set_aside(self, path: str, *, reason: str) -> str:
+        """Move a placed object into quarantine, durably; returns where, for the log. ObjectMissing if there is none."""
+
     def sweep(self) -> int:
         """Remove incoming files that dead processes left; returns how many. Safe beside live writers."""
 
@@ -161,3 +167,6 @@ class Uncommitted(Protocol):
 
     def done(self, mark: JournalMark) -> None:
         """Everything before the mark is in the index: remembered durably, finished segments removed. Repeatable."""
+
+    def park(self, record: InstanceRecord, *, reason: str) -> str:
+        """Keep a record that cannot be indexed aside, durably, for a person to look at; returns where, for the log."""

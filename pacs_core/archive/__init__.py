@@ -1,0 +1,1 @@
+"""What the archive does with instances, free of any protocol: taking in, indexing, importing, finding."""

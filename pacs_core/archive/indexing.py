@@ -1,0 +1,195 @@
+"""From the journal into the index, behind the acknowledgement."""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from pacs_core.dicom.part10 import same_data_set
+from pacs_core.errors import IndexUnavailable, PacsError, UnavailableError
+from pacs_core.model import InstanceRecord, Level, Query, StoredObject
+from pacs_core.ports import CommitResult, IndexReader, IndexWriter, Journal, LandingStore, ObjectStore, Uncommitted
+
+log = structlog.get_logger(__name__)
+
+_IDLE_POLL = 0.02  # seconds; how long the first instance after a pause waits at most
+_FOLLOWER_POLL = 0.5
+_LONGEST_BACK_OFF = 2.0
+_QUERY_POLL = 0.003
+
+
+def wait_until_committed(journal: Journal, timeout: float) -> None:
+    """Return when everything that was acknowledged before the call is in the index. Returns at once when idle.
+
+    Args:
+        journal: this home's journal.
+        timeout: seconds after which the index counts as unavailable.
+
+    Raises IndexUnavailable after the timeout.
+    """
+    mark = journal.mark()
+    deadline = time.monotonic() + timeout
+    while not journal.committed(mark):
+        if time.monotonic() > deadline:
+            raise IndexUnavailable(f"what was acknowledged is not in the index after {timeout:g} s")
+        time.sleep(_QUERY_POLL)
+
+
+class Committer:
+    """Moves pending journal records into the index, in one thread; of all processes of a home one does it at a time.
+
+    Args:
+        uncommitted: the journals of this home.
+        writer: the index.
+        reader: tells where an instance is that a record conflicts with.
+        stores: every tier by name.
+        landing: where records' objects are, and where what must not be served is set aside.
+        interval: seconds between commits while instances keep arriving; the first after a pause goes at once.
+        rows: at most this many records in one commit.
+    """
+
+    def __init__(
+        self,
+        uncommitted: Uncommitted,
+        writer: IndexWriter,
+        reader: IndexReader,
+        stores: Mapping[str, ObjectStore],
+        landing: LandingStore,
+        *,
+        interval: float,
+        rows: int,
+    ) -> None:
+        self._uncommitted = uncommitted
+        self._writer = writer
+        self._interval = interval
+        self._rows = rows
+        self._settlement = _Settlement(reader, stores, landing)
+        self._stopping = threading.Event()
+        self._deadline = float("inf")
+        self._is_down = False
+        self._back_off = _IDLE_POLL
+        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to commit, in the background."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 10.0) -> bool:
+        """Commit what is pending, for at most `timeout` seconds, and end; whether the thread has ended."""
+        self._deadline = time.monotonic() + timeout
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def commit_pending(self) -> int:
+        """Commit one batch; returns how many records it had. UnavailableError, and then it is to be tried again."""
+        records, mark = self._uncommitted.pending(self._rows)
+        if records:
+            self._commit(records)
+            self._uncommitted.done(mark)
+        return len(records)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._lead_if_possible()
+            except UnavailableError as exc:
+                if not self._is_down:
+                    log.error("index_commit_failing", error=type(exc).__name__, reason=str(exc))
+                self._is_down = True
+            except Exception:  # the thread is a process boundary: without it nothing would be indexed any more
+                log.exception("index_commit_crashed")
+            self._stopping.wait(self._back_off)
+            self._back_off = min(2 * self._back_off, _LONGEST_BACK_OFF)
+
+    def _lead_if_possible(self) -> None:
+        while not self._stopping.is_set():
+            with self._uncommitted.exclusive() as is_leader:
+                if is_leader:
+                    self._lead()
+            self._stopping.wait(_FOLLOWER_POLL)
+
+    def _lead(self) -> None:
+        while not self._stopping.is_set():
+            count = self.commit_pending()
+            self._back_off = _IDLE_POLL
+            if self._is_down:
+                self._is_down = False
+                log.info("index_commit_recovered")
+            if count < self._rows:
+                self._stopping.wait(self._interval if count else min(_IDLE_POLL, self._interval))
+        while time.monotonic() < self._deadline and self.commit_pending():
+            pass
+
+    def _commit(self, records: Sequence[InstanceRecord]) -> None:
+        """Commit records; where one of them is impossible, all others and park that one."""
+        try:
+            result = self._writer.commit(records)
+        except UnavailableError:
+            raise
+        except PacsError as exc:
+            if len(records) == 1:
+                self._park(records[0], exc)
+                return
+            half = len(records) // 2
+            self._commit(records[:half])
+            self._commit(records[half:])
+        else:
+            self._settlement.settle(records, result)
+
+    def _park(self, record: InstanceRecord, error: PacsError) -> None:
+        where = self._uncommitted.park(record, reason=str(error))
+        log.error("record_not_indexable", SOPInstanceUID=record.SOPInstanceUID, path=record.path, parked=where, reason=str(error))
+
+
+class _Settlement:
+    """What a commit leaves to be done with objects. It never fails: what cannot be done is logged and found by `verify`."""
+
+    def __init__(self, reader: IndexReader, stores: Mapping[str, ObjectStore], landing: LandingStore) -> None:
+        self._reader = reader
+        self._stores = stores
+        self._landing = landing
+
+    def settle(self, records: Sequence[InstanceRecord], result: CommitResult) -> None:
+        """Remove objects that were replaced; remove or set aside those that lost a conflict."""
+        # When a batch is repeated after a crash, a record of it may have superseded the object of a later one for a
+        # moment. What the batch ends with stays.
+        current = {record.SOPInstanceUID: (record.tier, record.path) for record in records}
+        for old in result.superseded:
+            if current.get(old.SOPInstanceUID) != (old.tier, old.path):
+                self._remove_superseded(old)
+        for record in result.conflicting:
+            self._settle_conflict(record)
+
+    def _remove_superseded(self, old: StoredObject) -> None:
+        try:
+            self._stores[old.tier].delete(old.path)
+        except PacsError as exc:
+            log.warning("superseded_not_removed", SOPInstanceUID=old.SOPInstanceUID, tier=old.tier, path=old.path, error=str(exc))
+        else:
+            log.info("superseded_removed", SOPInstanceUID=old.SOPInstanceUID, tier=old.tier, path=old.path)
+
+    def _settle_conflict(self, record: InstanceRecord) -> None:
+        """An instance was stored a second time under another name. Only what is proved to be a copy is removed."""
+        try:
+            held = self._reader.locate(Query(Level.IMAGE, {"SOPInstanceUID": record.SOPInstanceUID}))
+            if not held or (held[0].tier, held[0].path) == (record.tier, record.path):
+                return
+            if self._is_copy(record, held[0]):
+                self._stores[record.tier].delete(record.path)
+                log.info(
+                    "copy_removed", SOPInstanceUID=record.SOPInstanceUID, path=record.path, held_tier=held[0].tier, held_path=held[0].path
+                )
+            else:
+                where = self._landing.set_aside(
+                    record.path, reason=f"SOPInstanceUID {record.SOPInstanceUID} is held already as {held[0].path}"
+                )
+                log.warning("duplicate_kept_first", SOPInstanceUID=record.SOPInstanceUID, path=held[0].path, quarantined=where)
+        except PacsError as exc:
+            log.warning("conflict_not_settled", SOPInstanceUID=record.SOPInstanceUID, tier=record.tier, path=record.path, error=str(exc))
+
+    def _is_copy(self, record: InstanceRecord, held: StoredObject) -> bool:
+        with self._stores[record.tier].open(record.path) as new, self._stores[held.tier].open(held.path) as old:
+            return same_data_set(old, new)

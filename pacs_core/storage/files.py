@@ -1,0 +1,123 @@
+"""What durable local files need beyond `open`: translated errors, synced directories, files whose writer is known to live.
+
+The rule for files with a living writer: the writer holds an flock on it for as long as it may write, whoever can take
+that lock knows that there is no writer any more, and only a holder of the lock removes the file. Unlike a pid in a name
+this stays true when pids are recycled or when containers share a directory. The kernel frees the lock with the process.
+"""
+
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from typing_extensions import Buffer
+
+from pacs_core.errors import StorageFull, StorageUnavailable, UnavailableError
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+_ATTEMPTS = 100
+
+
+def unavailable(exc: OSError, doing: str) -> UnavailableError:
+    """The error of this product for an error of the operating system."""
+    reason = exc.strerror or type(exc).__name__
+    if exc.errno in _NO_ROOM:
+        return StorageFull(f"no space left while {doing}: {reason}")
+    return StorageUnavailable(f"storage failed while {doing}: {reason}")
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn OSError into StorageFull or StorageUnavailable that says what was being done."""
+    try:
+        yield
+    except OSError as exc:
+        raise unavailable(exc, doing) from exc
+
+
+def write_all(fd: int, data: Buffer) -> None:
+    """Write every byte; OSError if that is impossible."""
+    view = memoryview(data).cast("B")
+    while len(view):
+        view = view[os.write(fd, view) :]
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directories(path: Path) -> None:
+    """`mkdir -p`, durably. Thread- and process-safe."""
+    if path.is_dir():
+        return
+    make_directories(path.parent)
+    path.mkdir(exist_ok=True)
+    fsync_directory(path.parent)
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o640) -> None:
+    """Replace a small file: afterwards, and after a crash at any moment, it has the old or the new content, whole."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def unique_name() -> str:
+    """A name that no other process or container chooses; names sort by the time they were made."""
+    return f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def create_locked(directory: Path, *, suffix: str, flags: int, mode: int) -> tuple[Path, int]:
+    """A new, empty file with a unique name, and the descriptor that holds its writer's lock."""
+    for _ in range(_ATTEMPTS):
+        path = directory / (unique_name() + suffix)
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        # Between creation and locking the file looks abandoned; one that was taken for that is simply made anew.
+        if try_lock(fd) and os.fstat(fd).st_nlink:
+            return path, fd
+        os.close(fd)
+    raise OSError(errno.EBUSY, "new files are removed before they can be locked", str(directory))
+
+
+def try_lock(fd: int) -> bool:
+    """Take the exclusive lock of a file unless another process or descriptor holds it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def abandoned(path: Path) -> Iterator[bool]:
+    """Whether a file exists and has no living writer. While the context lasts none can appear, so it may be removed."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        yield is_file and try_lock(fd) and os.fstat(fd).st_nlink > 0
+    finally:
+        os.close(fd)
