@@ -17,7 +17,8 @@
     │   └── PeerUnavailable         a remote application entity refused, vanished or timed out
     └── IntegrityError              what is held is not what was stored; never served, never retried
         ├── ObjectMissing           indexed, but not on its tier
-        └── ChecksumMismatch        the bytes do not hash to the indexed SHA-256
+        ├── ChecksumMismatch        the bytes do not hash to the indexed SHA-256
+        └── TranscodingError        the data set cannot be given in the transfer syntax that the other side wants
 
 Each class says which DIMSE status (PS3.7 annex C, PS3.4 B.2.3, C.4) and HTTP status (RFC 9110) it answers with and
 whether a retry can help. A third-party exception is translated once, by the package that owns the third party,
@@ -129,3 +130,7 @@ class ObjectMissing(IntegrityError):
 
 class ChecksumMismatch(IntegrityError):
     """The bytes do not hash to the indexed SHA-256."""
+
+
+class TranscodingError(IntegrityError):
+    """The pixel data or structure of a held instance defeats the change of transfer syntax that was asked for."""

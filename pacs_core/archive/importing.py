@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import IO, BinaryIO, Self
+from typing import IO, BinaryIO, Self, cast
 
 from pydicom.uid import MediaStorageDirectoryStorage
 
@@ -25,8 +25,9 @@ from pacs_core.dicom.file_meta import read_file_meta
 from pacs_core.dicom.part10 import mapped
 from pacs_core.dicom.scan import scan
 from pacs_core.dicom.sop_classes import is_storable
-from pacs_core.errors import DataSetMismatch, RequestError, StorageUnavailable, UnreadableDataSet
+from pacs_core.errors import DataSetMismatch, RequestError, UnreadableDataSet
 from pacs_core.model import UID, Origin, StoreRequest
+from pacs_core.storage.files import translated
 
 _BLOCK = 1 << 20
 _ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
@@ -80,15 +81,13 @@ class ImportLog:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        try:
+        with translated("opening the log of the import"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.exists():
                 # A line that a crash cut short matches nothing, so its file is read again: harmless.
                 self._done = set(self._path.read_text("ascii", "replace").split("\n"))
             self._file = self._path.open("a", encoding="ascii", buffering=1)
             self._file.write("\n")
-        except OSError as exc:
-            raise StorageUnavailable(f"the log of the import cannot be written: {exc.strerror}") from exc
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -101,10 +100,8 @@ class ImportLog:
     def add(self, source: _Source) -> None:
         """Remember that a source needs no further look. Not synced: forgetting it costs time, no data."""
         assert self._file is not None
-        try:
+        with translated("writing the log of the import"):
             self._file.write(source.key + "\n")
-        except OSError as exc:
-            raise StorageUnavailable(f"the log of the import cannot be written: {exc.strerror}") from exc
 
 
 class Importer:
@@ -181,9 +178,9 @@ class Importer:
                 return Imported(name, Verdict.REFUSED, str(exc))
             except _ZIP_ERRORS as exc:
                 return Imported(name, Verdict.REFUSED, f"cannot be taken out of the zip file: {exc}")
-            return self._one(copy, name, source, done)
+            return self._one(cast(BinaryIO, copy), name, source, done)
 
-    def _one(self, file: IO[bytes], name: str, source: _Source, done: ImportLog) -> Imported:
+    def _one(self, file: BinaryIO, name: str, source: _Source, done: ImportLog) -> Imported:
         try:
             outcome = self._store(file, name)
         except RequestError as exc:
@@ -191,7 +188,7 @@ class Importer:
         done.add(source)
         return outcome
 
-    def _store(self, file: IO[bytes], name: str) -> Imported:
+    def _store(self, file: BinaryIO, name: str) -> Imported:
         file.seek(0)
         meta = read_file_meta(file)
         if meta.SOPClassUID == MediaStorageDirectoryStorage:
@@ -245,8 +242,7 @@ def _copy_bounded(content: IO[bytes], copy: IO[bytes], limit: int) -> None:
         size += len(block)
         if size > limit:
             raise UnreadableDataSet(f"it expands to more than {limit} bytes")
-        try:
+        with translated("buffering a member of a zip file"):
             copy.write(block)
-        except OSError as exc:
-            raise StorageUnavailable(f"a member of a zip file cannot be buffered: {exc.strerror}") from exc
-    copy.flush()
+    with translated("buffering a member of a zip file"):
+        copy.flush()

@@ -96,8 +96,8 @@ class Committer:
             try:
                 self._lead_if_possible()
             except UnavailableError as exc:
-                if not self._is_down:
-                    log.error("index_commit_failing", error=type(exc).__name__, reason=str(exc))
+                if not self._is_down:  # once per outage, and without a traceback: the cause is outside
+                    log.warning("index_commit_failing", error=type(exc).__name__, reason=str(exc))
                 self._is_down = True
             except Exception:  # the thread is a process boundary: without it nothing would be indexed any more
                 log.exception("index_commit_crashed")

@@ -107,7 +107,7 @@ class Ingest:
                 self._journal.append(arrived)
                 return Ingested(arrived, Fate.STORED)
             try:
-                return self._settle_duplicate(arrived, incoming, data_offset)
+                return self._settle_duplicate(arrived, incoming)
             except FileNotFoundError:  # the object that held the name has just been moved away, so the name is free
                 continue
         raise StorageUnavailable(f"the object {path} comes and goes")
@@ -116,7 +116,7 @@ class Ingest:
     def _replaces(self) -> bool:
         return self._duplicates is Duplicates.REPLACE
 
-    def _settle_duplicate(self, arrived: InstanceRecord, incoming: Incoming, data_offset: int) -> Ingested:
+    def _settle_duplicate(self, arrived: InstanceRecord, incoming: Incoming) -> Ingested:
         """The name is taken. FileNotFoundError if it no longer is.
 
         What holds the name is journalled anew in any case: it may be there because a process died before it could do

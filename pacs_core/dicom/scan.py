@@ -32,8 +32,11 @@ _MAX_INDEXED_DEPTH = 4  # of sequences within indexed sequences
 _MAX_INDEXED_ITEMS = 100  # of one sequence
 _MAX_VALUE = 64 << 10  # bytes; a longer value is no matching key of anything
 
-_SHORT_VRS = frozenset(vr.encode() for vr in "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-_LONG_VRS = frozenset(vr.encode() for vr in "OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_SHORT_VRS = frozenset(
+    vr.encode()
+    for vr in ("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN", "SH", "SL", "SS", "ST", "TM", "UI", "UL", "US")
+)
+_LONG_VRS = frozenset(vr.encode() for vr in ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,9 @@ def scan(data: Buffer, transfer_syntax: str, *, inflate_limit: int = INFLATE_LIM
     Raises UnreadableDataSet if it is empty, does not parse or is cut short.
     """
     with memoryview(data) as view:
-        if transfer_syntax == DeflatedExplicitVRLittleEndian:
-            data = inflate(view, limit=inflate_limit)
-            view = memoryview(data)
-        with view:
+        if transfer_syntax != DeflatedExplicitVRLittleEndian:
             return _scan_inflated(view, transfer_syntax)
+        return _scan_inflated(memoryview(inflate(view, limit=inflate_limit)), transfer_syntax)
 
 
 def inflate(data: memoryview, *, limit: int = INFLATE_LIMIT) -> bytes:
@@ -287,7 +288,7 @@ class _Walker:
                         return start, True
                     if not tag and _is_zero(data[offset:end]):
                         return end, False
-                offset = start + length if length != _UNDEFINED else self._delimited(tag, vr, start, end, False, depth)
+                offset = start + length if length != _UNDEFINED else self._delimited(vr, start, end, False, depth)
             if tag in wanted:
                 found[tag] = (vr, start, length, vr == b"UN" or not vr)
         return offset, False
@@ -301,12 +302,12 @@ class _Walker:
             start = offset + 8
             if tag == item_end:
                 return start, True
-            offset = start + length if length != _UNDEFINED else self._delimited(tag, b"", start, end, True, depth)
+            offset = start + length if length != _UNDEFINED else self._delimited(b"", start, end, True, depth)
             if tag in wanted:
                 found[tag] = (b"", start, length, True)
         return offset, False
 
-    def _delimited(self, tag: int, vr: bytes, offset: int, end: int, implicit: bool, depth: int) -> int:
+    def _delimited(self, vr: bytes, offset: int, end: int, implicit: bool, depth: int) -> int:
         """Walk a value of undefined length: a sequence (PS3.5 7.5) or the fragments of pixel data (A.4)."""
         marks = self._marks
         is_sequence = vr in (b"SQ", b"UN", b"")

@@ -75,7 +75,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o640) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise

@@ -1,0 +1,96 @@
+"""An instance's data set in another transfer syntax than the one it is stored in.
+
+Between uncompressed transfer syntaxes nothing but the encoding changes. From compressed ones the pixel data is decoded,
+to native explicit VR little endian first.
+"""
+
+import warnings
+import zlib
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from pacs_core.dicom.elements import IMPLICIT_LITTLE, Encoding, read_elements, write_elements
+from pacs_core.dicom.file_meta import read_file_meta
+from pacs_core.dicom.part10 import mapped
+from pacs_core.dicom.scan import inflate
+from pacs_core.errors import ObjectMissing, StorageUnavailable, TranscodingError, UnreadableDataSet
+
+_EXPLICIT_LITTLE = Encoding(implicit=False, little_endian=True)
+_ENCODINGS: dict[str, Encoding] = {
+    ImplicitVRLittleEndian: IMPLICIT_LITTLE,
+    ExplicitVRLittleEndian: _EXPLICIT_LITTLE,
+    ExplicitVRBigEndian: Encoding(implicit=False, little_endian=False),
+    DeflatedExplicitVRLittleEndian: _EXPLICIT_LITTLE,
+}
+
+
+def can_transcode(stored: str, wanted: str) -> bool:
+    """Whether data sets in one transfer syntax can be had in another. Nothing is ever compressed."""
+    return stored == wanted or (wanted in _ENCODINGS and (stored in _ENCODINGS or _is_decodable(stored)))
+
+
+def transcode(path: Path, wanted: str) -> bytes:
+    """The data set of a stored file, without file meta, in the wanted transfer syntax.
+
+    Raises TranscodingError if that is impossible for this instance, ObjectMissing or StorageUnavailable if the file
+    cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            meta = read_file_meta(file)
+            stored = meta.TransferSyntaxUID
+            if not can_transcode(stored, wanted):
+                raise TranscodingError(f"transfer syntax {stored} cannot be turned into {wanted}")
+            with mapped(file) as content, content[meta.data_offset :] as data:
+                if stored == wanted:
+                    return bytes(data)
+                native = data if stored in _ENCODINGS else memoryview(_decoded(path))
+                return _reencoded(native, stored if stored in _ENCODINGS else ExplicitVRLittleEndian, wanted)
+    except FileNotFoundError as exc:
+        raise ObjectMissing(f"there is no file {path.name}") from exc
+    except OSError as exc:
+        raise StorageUnavailable(f"{path.name} cannot be read: {exc.strerror}") from exc
+    except UnreadableDataSet as exc:
+        raise TranscodingError(f"{path.name} cannot be parsed: {exc}") from exc
+
+
+def _is_decodable(transfer_syntax: str) -> bool:
+    try:
+        return get_decoder(transfer_syntax).is_available
+    except NotImplementedError:
+        return False
+
+
+def _reencoded(data: memoryview, stored: str, wanted: str) -> bytes:
+    source, target = _ENCODINGS[stored], _ENCODINGS[wanted]
+    if stored == DeflatedExplicitVRLittleEndian:
+        data = memoryview(inflate(data))
+    encoded = bytes(data) if source == target else write_elements(read_elements(data, source), target, source=source)
+    return _deflated(encoded) if wanted == DeflatedExplicitVRLittleEndian else encoded
+
+
+def _deflated(data: bytes) -> bytes:
+    engine = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated = engine.compress(data) + engine.flush()
+    return deflated + b"\0" * (len(deflated) % 2)
+
+
+def _decoded(path: Path) -> bytes:
+    """The data set with native pixel data, in explicit VR little endian."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd values elsewhere in the data set are none of a decoder's business
+        try:
+            ds = dcmread(path)
+            if "PixelData" in ds:
+                ds.decompress(as_rgb=False, generate_instance_uid=False)
+            out = DicomBytesIO()
+            out.is_implicit_VR, out.is_little_endian = False, True
+            write_dataset(out, ds)
+        except Exception as exc:  # decoders are third parties of third parties, and raise whatever they like
+            raise TranscodingError(f"the pixel data of {path.name} cannot be decoded: {type(exc).__name__}") from exc
+        return out.getvalue()
