@@ -1,0 +1,169 @@
+"""Messages over an open association, the same for both sides (PS3.7 6.3, 8.1). Belongs to one thread."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from pacs_core.dimse import command as commands
+from pacs_core.dimse.command import DATA_SET, NO_DATA_SET, Command, CommandField
+from pacs_core.dimse.connection import (
+    RELEASE_RP,
+    RELEASE_RQ,
+    Aborted,
+    AssociationEnded,
+    Connection,
+    Fragment,
+    ProtocolViolation,
+)
+from pacs_core.dimse.negotiation import Agreement, Context
+from pacs_core.errors import PacsError
+
+# Command sets are below 1 KiB; identifiers with long lists of UIDs reach some hundred KiB.
+_COMMAND_LIMIT = 65_536
+_IDENTIFIER_LIMIT = 16_777_216
+
+
+@dataclass(slots=True)
+class Association:
+    """An open association.
+
+    Attributes:
+        id: names it in the log.
+        connection: the bytes below.
+        agreement: what was negotiated.
+        peer_address: the other side, for the log.
+    """
+
+    id: str
+    connection: Connection
+    agreement: Agreement
+    peer_address: str
+    _cancelled: set[int] = field(default_factory=set)
+    _message_ids: Iterator[int] = field(default_factory=lambda: itertools.cycle(range(1, 65_536)))
+
+    def next_message_id(self) -> int:
+        """A Message ID for a request of ours."""
+        return next(self._message_ids)
+
+    def receive(self, *, idle: float | None = None) -> tuple[Context, Command]:
+        """The next message's context and command set; its data set, where it has one, is to be read next.
+
+        Raises ReleaseRequested, Aborted or ProtocolViolation instead, all AssociationEnded.
+        """
+        body = bytearray()
+        while True:
+            fragment = self.connection.fragment(idle=idle)
+            context = self.agreement.contexts.get(fragment.context_id)
+            if context is None:
+                raise ProtocolViolation(f"presentation context {fragment.context_id} was not accepted")
+            if not fragment.is_command:
+                raise ProtocolViolation("data set fragments without a command set")
+            body += fragment.data
+            if len(body) > _COMMAND_LIMIT:
+                raise ProtocolViolation(f"a command set of more than {_COMMAND_LIMIT} bytes")
+            if fragment.is_last:
+                return context, commands.decode(bytes(body))
+            idle = None
+
+    def data_set(self, context: Context) -> Iterator[Fragment]:
+        """The fragments of the data set that follows a command set. To be exhausted before anything else is read."""
+        while True:
+            fragment = self.connection.fragment()
+            if fragment.is_command or fragment.context_id != context.id:
+                raise ProtocolViolation("a data set is interrupted by another message")
+            yield fragment
+            if fragment.is_last:
+                return
+
+    @contextmanager
+    def receiving(self, context: Context, command: Command) -> Iterator[Iterator[Fragment]]:
+        """The data set of a message, for a block that may fail halfway: the rest is then read past, so that the
+        failure can still be answered."""
+        fragments = self.data_set(context) if command.has_data_set else iter(())
+        try:
+            yield fragments
+        except AssociationEnded:
+            raise
+        except PacsError:
+            for _ in fragments:
+                pass
+            raise
+
+    def identifier(self, context: Context) -> bytes:
+        """A data set that is small by nature, whole."""
+        body = bytearray()
+        for fragment in self.data_set(context):
+            body += fragment.data
+            if len(body) > _IDENTIFIER_LIMIT:
+                raise ProtocolViolation(f"an identifier of more than {_IDENTIFIER_LIMIT} bytes")
+        return bytes(body)
+
+    def skip_data_set(self, context: Context, command: Command) -> None:
+        """Read past the data set of a message that is not processed."""
+        if command.has_data_set:
+            for _ in self.data_set(context):
+                pass
+
+    def send(self, context: Context, command: Command, data: bytes | None = None) -> None:
+        """Send a message."""
+        command.CommandDataSetType = NO_DATA_SET if data is None else DATA_SET
+        self.connection.send_message(context.id, commands.encode(command), data or b"")
+
+    def send_file(self, context: Context, command: Command, file: BinaryIO, size: int) -> None:
+        """Send a message whose data set is the next `size` bytes of a file."""
+        command.CommandDataSetType = DATA_SET
+        self.connection.send_file(context.id, commands.encode(command), file, size)
+
+    def receive_response(self, message_id: int) -> tuple[Context, Command]:
+        """The response to a request of ours. Cancellations of the peer's own requests are remembered on the way."""
+        while True:
+            context, command = self.receive()
+            if command.CommandField == CommandField.C_CANCEL:
+                self._note_cancel(command)
+            elif command.is_response and command.MessageIDBeingRespondedTo == message_id:
+                return context, command
+            else:
+                raise ProtocolViolation("a message that is not the response to the request that was sent")
+
+    def cancelled(self, message_id: int) -> bool:
+        """Whether a C-CANCEL for an operation of the peer's has arrived (PS3.7 9.3.2.3). Never waits for one."""
+        while message_id not in self._cancelled and self.connection.readable():
+            _, command = self.receive()
+            if command.CommandField != CommandField.C_CANCEL:
+                raise ProtocolViolation("a new request within an operation; no asynchronous operations were negotiated")
+            self._note_cancel(command)
+        return message_id in self._cancelled
+
+    def _note_cancel(self, command: Command) -> None:
+        if command.MessageIDBeingRespondedTo is not None:
+            self._cancelled.add(command.MessageIDBeingRespondedTo)
+
+    def finish_operation(self, message_id: int) -> None:
+        """Forget a cancellation once the operation has ended: Message IDs are used again."""
+        self._cancelled.discard(message_id)
+
+    def release(self) -> None:
+        """Release in order, as the requestor (PS3.8 7.2). The connection is closed, come what may."""
+        try:
+            self.connection.release_pdu(RELEASE_RQ)
+            self._await_release_response()
+        except AssociationEnded:
+            pass  # it is over, which is what was wanted
+        finally:
+            self.connection.close()
+
+    def _await_release_response(self) -> None:
+        while True:
+            pdu_type, _ = self.connection.read_pdu()
+            if pdu_type == RELEASE_RP:
+                return
+            if pdu_type == RELEASE_RQ:  # release collision (PS3.8 9.2, Sta9): both sides asked
+                self.connection.release_pdu(RELEASE_RP)
+
+    def confirm_release(self) -> None:
+        """Answer the peer's release request and close."""
+        with suppress(Aborted):
+            self.connection.release_pdu(RELEASE_RP)
+        self.connection.close()

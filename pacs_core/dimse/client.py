@@ -1,0 +1,151 @@
+"""The archive as SCU: opens associations to peers and performs C-ECHO, C-FIND, C-MOVE and C-GET (PS3.7 9.1)."""
+
+import itertools
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from pydicom import Dataset
+
+from pacs_core.dimse import identifiers, negotiation
+from pacs_core.dimse.association import Association
+from pacs_core.dimse.command import Command, CommandField
+from pacs_core.dimse.connection import ABORT, ASSOCIATE_AC, ASSOCIATE_RJ, Connection, ProtocolViolation
+from pacs_core.dimse.negotiation import Context, Proposal
+from pacs_core.errors import PeerUnavailable
+from pacs_core.model import Peer
+
+_ids = itertools.count(1)
+_MEDIUM_PRIORITY = 0
+
+
+class Caller:
+    """Opens associations in our name.
+
+    Args:
+        ae_title: ours.
+        timeout: seconds for the connection, for the peer's answer to the request, and of silence within a message.
+    """
+
+    def __init__(self, ae_title: str, *, timeout: float = 30) -> None:
+        self.ae_title = ae_title
+        self._timeout = timeout
+
+    def associate(self, peer: Peer, proposals: Sequence[Proposal]) -> Association:
+        """An open association; to be released by the caller. PeerUnavailable if the peer refuses or is not there."""
+        try:
+            sock = socket.create_connection((peer.host, peer.port), timeout=self._timeout)
+        except OSError as exc:
+            raise PeerUnavailable(f"{peer.ae_title} at {peer.host}:{peer.port} does not answer: {exc.strerror or exc}") from exc
+        connection = Connection(sock, timeout=self._timeout)
+        try:
+            connection.send(negotiation.request(self.ae_title, peer.ae_title, proposals))
+            pdu_type, answer = connection.read_pdu(deadline=time.monotonic() + self._timeout)
+            agreement = _conclude(peer, pdu_type, answer, proposals)
+        except ProtocolViolation as exc:
+            connection.abort(source=2, reason=exc.reason)
+            raise
+        except PeerUnavailable:
+            connection.close()
+            raise
+        connection.peer_maximum = agreement.peer_maximum
+        return Association(f"out-{next(_ids)}", connection, agreement, f"{peer.host}:{peer.port}")
+
+
+def _conclude(peer: Peer, pdu_type: int, answer: bytes, proposals: Sequence[Proposal]) -> negotiation.Agreement:
+    if pdu_type == ASSOCIATE_RJ:
+        raise PeerUnavailable(f"{peer.ae_title} rejected the association: {negotiation.rejection_text(answer)}")
+    if pdu_type == ABORT:
+        raise PeerUnavailable(f"{peer.ae_title} aborted the association request")
+    if pdu_type != ASSOCIATE_AC:
+        raise ProtocolViolation(f"a PDU of type {pdu_type:#04x} in answer to an association request", ProtocolViolation.UNEXPECTED_PDU)
+    agreement = negotiation.conclude(answer, proposals)
+    if not agreement.contexts:
+        raise PeerUnavailable(f"{peer.ae_title} accepted none of the proposed presentation contexts")
+    return agreement
+
+
+def context_for(assoc: Association, abstract_syntax: str) -> Context:
+    """The context of a SOP class in which we are SCU; PeerUnavailable if the peer accepted none."""
+    context = assoc.agreement.context_for(abstract_syntax)
+    if context is None:
+        raise PeerUnavailable(f"{assoc.agreement.called_ae} does not offer SOP class {abstract_syntax}")
+    return context
+
+
+def echo(assoc: Association, sop_class: str) -> int:
+    """C-ECHO; the status."""
+    context, message_id = context_for(assoc, sop_class), assoc.next_message_id()
+    assoc.send(context, Command(CommandField=CommandField.C_ECHO, MessageID=message_id, AffectedSOPClassUID=sop_class))
+    _, answer = assoc.receive_response(message_id)
+    return _status(answer)
+
+
+def find(assoc: Association, sop_class: str, identifier: Dataset) -> Iterator[Dataset]:
+    """C-FIND; the matches. PeerUnavailable with the status if it ends in failure."""
+    context, message_id = context_for(assoc, sop_class), assoc.next_message_id()
+    command = Command(CommandField=CommandField.C_FIND, MessageID=message_id, AffectedSOPClassUID=sop_class, Priority=_MEDIUM_PRIORITY)
+    assoc.send(context, command, identifiers.encode(identifier, context.transfer_syntax))
+    while True:
+        answer_context, answer = assoc.receive_response(message_id)
+        data = assoc.identifier(answer_context) if answer.has_data_set else b""
+        if not is_pending(_status(answer)):
+            _check_final(assoc, answer)
+            return
+        yield identifiers.decode(data, answer_context.transfer_syntax)
+
+
+def move(assoc: Association, sop_class: str, identifier: Dataset, destination: str) -> Iterator[Command]:
+    """C-MOVE; every response, the final one last, with its counters."""
+    context, message_id = context_for(assoc, sop_class), assoc.next_message_id()
+    command = Command(
+        CommandField=CommandField.C_MOVE,
+        MessageID=message_id,
+        AffectedSOPClassUID=sop_class,
+        Priority=_MEDIUM_PRIORITY,
+        MoveDestination=destination,
+    )
+    assoc.send(context, command, identifiers.encode(identifier, context.transfer_syntax))
+    while True:
+        answer_context, answer = assoc.receive_response(message_id)
+        assoc.skip_data_set(answer_context, answer)
+        yield answer
+        if not is_pending(_status(answer)):
+            return
+
+
+def get(
+    assoc: Association, sop_class: str, identifier: Dataset, receive: Callable[[Association, Context, Command], None]
+) -> Iterator[Command]:
+    """C-GET; every response, the final one last. Each C-STORE in between is handed to `receive`, which answers it."""
+    context, message_id = context_for(assoc, sop_class), assoc.next_message_id()
+    command = Command(CommandField=CommandField.C_GET, MessageID=message_id, AffectedSOPClassUID=sop_class, Priority=_MEDIUM_PRIORITY)
+    assoc.send(context, command, identifiers.encode(identifier, context.transfer_syntax))
+    while True:
+        answer_context, answer = assoc.receive()
+        if answer.CommandField == CommandField.C_STORE:
+            receive(assoc, answer_context, answer)
+            continue
+        if answer.MessageIDBeingRespondedTo != message_id:
+            raise ProtocolViolation("a message that belongs to no operation")
+        assoc.skip_data_set(answer_context, answer)
+        yield answer
+        if not is_pending(_status(answer)):
+            return
+
+
+def is_pending(status: int) -> bool:
+    """Whether more responses follow (PS3.7 annex C.1)."""
+    return status in (0xFF00, 0xFF01)
+
+
+def _status(answer: Command) -> int:
+    if answer.Status is None:
+        raise ProtocolViolation("a response without a status")
+    return answer.Status
+
+
+def _check_final(assoc: Association, answer: Command) -> None:
+    if _status(answer) != 0:
+        reason = f": {answer.ErrorComment}" if answer.ErrorComment else ""
+        raise PeerUnavailable(f"{assoc.agreement.called_ae} answered with status {answer.Status:04X}{reason}")

@@ -1,0 +1,177 @@
+"""Retrieve SCP: C-MOVE and C-GET (PS3.4 C.4.2, C.4.3). Both are a run of C-STORE sub-operations, counted truthfully."""
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import structlog
+from pydicom import Dataset
+
+from pacs_core.archive.queries import Queries
+from pacs_core.archive.retrieval import Retrieval
+from pacs_core.dicom.sop_classes import is_storable
+from pacs_core.dimse import identifiers, sending
+from pacs_core.dimse.association import Association
+from pacs_core.dimse.client import Caller
+from pacs_core.dimse.command import Command, CommandField
+from pacs_core.dimse.connection import AssociationEnded
+from pacs_core.dimse.information_models import MODELS, Operation
+from pacs_core.dimse.negotiation import Context
+from pacs_core.dimse.services import CANCEL, PENDING, SUCCESS, UNCOMPRESSED, UNRECOGNIZED_OPERATION
+from pacs_core.dimse.services.query import query_of
+from pacs_core.errors import InvalidIdentifier, PacsError, UnknownDestination
+from pacs_core.model import Query, StoredObject
+from pacs_core.ports import PeerDirectory
+
+log = structlog.get_logger(__name__)
+
+SUB_OPERATIONS_FAILED_FOR_SOME = 0xB000
+UNABLE_TO_PERFORM_SUB_OPERATIONS = 0xA702
+_OPERATIONS: Mapping[int, Operation] = {CommandField.C_MOVE: Operation.MOVE, CommandField.C_GET: Operation.GET}
+
+# Sends instances one by one and tells the outcome of each.
+Deliver = Callable[[Sequence[StoredObject]], Generator[sending.Outcome[StoredObject], None, None]]
+
+
+@dataclass(slots=True)
+class SubOperations:
+    """The counters of a retrieve (PS3.4 C.4.2.1.6 to 9) and what failed."""
+
+    remaining: int
+    completed: int = 0
+    warning: int = 0
+    failed_uids: list[str] = field(default_factory=list)
+
+    def count(self, instance: StoredObject, status: int) -> None:
+        """Enter the outcome of one sub-operation."""
+        self.remaining -= 1
+        if not sending.is_success(status):
+            self.failed_uids.append(instance.SOPInstanceUID)
+        elif sending.is_warning(status):
+            self.warning += 1
+        else:
+            self.completed += 1
+
+    def final_status(self) -> int:
+        """Of the retrieve as a whole, once nothing remains."""
+        if not self.failed_uids:
+            return SUB_OPERATIONS_FAILED_FOR_SOME if self.warning else SUCCESS
+        return SUB_OPERATIONS_FAILED_FOR_SOME if self.completed or self.warning else UNABLE_TO_PERFORM_SUB_OPERATIONS
+
+    def fill(self, response: Command) -> Command:
+        """Write the counters into a response. `Remaining` stands in pending and cancel responses only."""
+        if response.Status in (PENDING, CANCEL):
+            response.NumberOfRemainingSuboperations = self.remaining
+        response.NumberOfCompletedSuboperations = self.completed
+        response.NumberOfFailedSuboperations = len(self.failed_uids)
+        response.NumberOfWarningSuboperations = self.warning
+        return response
+
+
+class Retrieve:
+    """Answers C-MOVE and C-GET.
+
+    Args:
+        queries: finds what an identifier names.
+        retrieval: gives the bytes.
+        peers: the destinations of C-MOVE.
+        caller: opens associations to them.
+    """
+
+    def __init__(self, queries: Queries, retrieval: Retrieval, peers: PeerDirectory, caller: Caller) -> None:
+        self._queries = queries
+        self._retrieval = retrieval
+        self._peers = peers
+        self._caller = caller
+
+    def supports(self, abstract_syntax: str) -> frozenset[str]:
+        """The move and get SOP classes, in every uncompressed transfer syntax."""
+        model = MODELS.get(abstract_syntax)
+        return UNCOMPRESSED if model and model.operation in _OPERATIONS.values() else frozenset()
+
+    def serve(self, assoc: Association, context: Context, command: Command) -> None:
+        """Perform the sub-operations, with a pending response after each, then send the final response."""
+        if _OPERATIONS.get(command.CommandField) is not MODELS[context.abstract_syntax].operation:
+            assoc.skip_data_set(context, command)
+            assoc.send(context, command.response(UNRECOGNIZED_OPERATION))
+            return
+        try:
+            self._retrieve(assoc, context, command)
+        except AssociationEnded:
+            raise
+        except PacsError as exc:
+            log.warning("retrieve_refused", association=assoc.id, reason=str(exc))
+            assoc.send(context, command.response(exc.dimse_status, error_comment=str(exc)))
+        finally:
+            assoc.finish_operation(command.MessageID or 0)
+
+    def _retrieve(self, assoc: Association, context: Context, command: Command) -> None:
+        data = assoc.identifier(context) if command.has_data_set else b""
+        query = query_of(assoc, context, identifiers.decode(data, context.transfer_syntax))
+        _check_unique_key(query)
+        deliver = self._mover(assoc, command) if command.CommandField == CommandField.C_MOVE else self._getter(assoc)
+        instances = self._queries.locate(query)
+        counters = SubOperations(remaining=len(instances))
+        with closing(deliver(instances)) as outcomes:
+            status = _perform(assoc, context, command, outcomes, counters)
+        log.info(
+            "retrieve_done", association=assoc.id, status=f"{status:04X}", completed=counters.completed, failed=len(counters.failed_uids)
+        )
+        failed = identifiers.encode(_failed_list(counters), context.transfer_syntax) if counters.failed_uids else None
+        assoc.send(context, counters.fill(command.response(status)), failed)
+
+    def _mover(self, assoc: Association, command: Command) -> Deliver:
+        peer = self._peers.get(command.MoveDestination or "")
+        if peer is None:
+            raise UnknownDestination(f"move destination {command.MoveDestination!r} is not a peer")
+        originator = sending.MoveOriginator(assoc.agreement.calling_ae, command.MessageID or 0)
+        return lambda instances: sending.deliver(self._caller, peer, instances, self._retrieval.open, originator)
+
+    def _getter(self, assoc: Association) -> Deliver:
+        def deliver(instances: Sequence[StoredObject]) -> Generator[sending.Outcome[StoredObject], None, None]:
+            for instance in instances:
+                try:
+                    status = sending.store(assoc, instance, self._retrieval.open(instance))
+                except AssociationEnded:
+                    raise
+                except PacsError as exc:
+                    yield sending.Outcome(instance, exc.dimse_status, str(exc))
+                else:
+                    yield sending.Outcome(instance, status)
+
+        return deliver
+
+
+def _perform(
+    assoc: Association, context: Context, command: Command, outcomes: Iterable[sending.Outcome[StoredObject]], counters: SubOperations
+) -> int:
+    """Run the sub-operations; the status of the final response."""
+    for outcome in outcomes:
+        counters.count(outcome.instance, outcome.status)
+        if outcome.reason:
+            log.warning("sub_operation_failed", association=assoc.id, SOPInstanceUID=outcome.instance.SOPInstanceUID, reason=outcome.reason)
+        if assoc.cancelled(command.MessageID or 0):
+            return CANCEL
+        if counters.remaining:
+            assoc.send(context, counters.fill(command.response(PENDING)))
+    return counters.final_status()
+
+
+def _check_unique_key(query: Query) -> None:
+    """A retrieve names its entities by unique key, one or a list of UIDs (PS3.4 C.4.2.1.4.1)."""
+    value = query.keys.get(query.level.key, "")
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidIdentifier(f"a retrieve at {query.level} level needs a value for {query.level.key}")
+    if "*" in value or "?" in value:
+        raise InvalidIdentifier(f"{query.level.key} of a retrieve is a unique key and takes no wildcards")
+
+
+def _failed_list(counters: SubOperations) -> Dataset:
+    ds = Dataset()
+    ds.FailedSOPInstanceUIDList = counters.failed_uids
+    return ds
+
+
+def accept_peer_as_scp(abstract_syntax: str) -> bool:
+    """Whether a requestor may be SCP: of anything that is stored, so that C-GET can send it there."""
+    return is_storable(abstract_syntax, private=True)

@@ -1,0 +1,65 @@
+"""Storage SCP: C-STORE (PS3.4 annex B, PS3.7 9.1.1). Success is sent when the instance is durable, not before."""
+
+from datetime import UTC, datetime
+
+import structlog
+
+from pacs_core.archive.ingest import Ingest
+from pacs_core.dicom.sop_classes import is_storable, transfer_syntaxes
+from pacs_core.dimse.association import Association
+from pacs_core.dimse.command import Command, CommandField
+from pacs_core.dimse.connection import AssociationEnded
+from pacs_core.dimse.negotiation import Context
+from pacs_core.dimse.services import SUCCESS, UNRECOGNIZED_OPERATION
+from pacs_core.errors import DataSetMismatch, PacsError
+from pacs_core.model import UID, Origin, StoreRequest
+
+log = structlog.get_logger(__name__)
+
+
+class Storage:
+    """Stores what arrives.
+
+    Args:
+        ingest: the durable path.
+        private: also accept SOP classes that the Standard does not define.
+    """
+
+    def __init__(self, ingest: Ingest, *, private: bool) -> None:
+        self._ingest = ingest
+        self._private = private
+
+    def supports(self, abstract_syntax: str) -> frozenset[str]:
+        """Every storage SOP class, in every transfer syntax."""
+        return transfer_syntaxes() if is_storable(abstract_syntax, private=self._private) else frozenset()
+
+    def serve(self, assoc: Association, context: Context, command: Command) -> None:
+        """Receive one instance and answer for it."""
+        if command.CommandField != CommandField.C_STORE:
+            assoc.skip_data_set(context, command)
+            assoc.send(context, command.response(UNRECOGNIZED_OPERATION))
+            return
+        try:
+            self._receive(assoc, context, command)
+        except AssociationEnded:
+            raise
+        except PacsError as exc:
+            log.warning("store_refused", association=assoc.id, SOPInstanceUID=command.AffectedSOPInstanceUID, reason=str(exc))
+            assoc.send(context, command.response(exc.dimse_status, error_comment=str(exc)))
+        else:
+            assoc.send(context, command.response(SUCCESS))
+
+    def _receive(self, assoc: Association, context: Context, command: Command) -> None:
+        with assoc.receiving(context, command) as fragments, self._ingest.begin(_request(assoc, context, command)) as ingestion:
+            for fragment in fragments:
+                ingestion.write(fragment.data)
+            ingestion.finish()
+
+
+def _request(assoc: Association, context: Context, command: Command) -> StoreRequest:
+    if not command.AffectedSOPInstanceUID or not command.has_data_set:
+        raise DataSetMismatch("a C-STORE without a SOP Instance UID or without a data set")
+    if command.AffectedSOPClassUID != context.abstract_syntax:
+        raise DataSetMismatch(f"SOP class {command.AffectedSOPClassUID} was sent in a presentation context for {context.abstract_syntax}")
+    origin = Origin(assoc.agreement.calling_ae, assoc.agreement.called_ae, datetime.now(UTC))
+    return StoreRequest(UID(command.AffectedSOPClassUID), UID(command.AffectedSOPInstanceUID), UID(context.transfer_syntax), origin)

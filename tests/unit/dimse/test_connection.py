@@ -1,0 +1,139 @@
+"""PDUs in and out (PS3.8 9.3)."""
+
+import socket
+import struct
+import threading
+from io import BytesIO
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pacs_core.dimse.connection import (
+    ABORT,
+    MAXIMUM_LENGTH,
+    P_DATA,
+    RELEASE_RQ,
+    Aborted,
+    Connection,
+    ProtocolViolation,
+    ReleaseRequested,
+)
+
+Ends = tuple[Connection, socket.socket]
+
+
+def pdu(pdu_type: int, body: bytes) -> bytes:
+    return struct.pack(">BxL", pdu_type, len(body)) + body
+
+
+def pdv(data: bytes, *, control: int, context_id: int = 1) -> bytes:
+    return struct.pack(">LBB", len(data) + 2, context_id, control) + data
+
+
+def read_message(connection: Connection) -> tuple[bytes, bytes]:
+    """The command and data set of one message that has both."""
+    parts = {True: bytearray(), False: bytearray()}
+    while True:
+        fragment = connection.fragment()
+        parts[fragment.is_command] += fragment.data
+        if fragment.is_last and not fragment.is_command:
+            return bytes(parts[True]), bytes(parts[False])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    command=st.binary(min_size=0, max_size=300),
+    data=st.binary(min_size=0, max_size=5000),
+    pdv_size=st.integers(1, 2000),
+    pdvs_per_pdu=st.integers(1, 50),
+    write_size=st.integers(1, 3000),
+)
+def test_any_legal_fragmentation_gives_the_same_message(
+    ends: Ends, command: bytes, data: bytes, pdv_size: int, pdvs_per_pdu: int, write_size: int
+) -> None:
+    connection, peer = ends
+    items = []
+    for kind, payload in ((1, command), (0, data)):
+        chunks = [payload[i : i + pdv_size] for i in range(0, len(payload), pdv_size)] or [b""]
+        items += [pdv(chunk, control=kind | (2 if chunk is chunks[-1] and i == len(chunks) - 1 else 0)) for i, chunk in enumerate(chunks)]
+    stream = b"".join(pdu(P_DATA, b"".join(items[i : i + pdvs_per_pdu])) for i in range(0, len(items), pdvs_per_pdu))
+
+    def write() -> None:
+        for start in range(0, len(stream), write_size):
+            peer.sendall(stream[start : start + write_size])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert read_message(connection) == (command, data)
+    finally:
+        writer.join()
+
+
+@pytest.mark.parametrize("peer_maximum", [0, 16, 17, 4096, 1_000_000])
+def test_what_is_sent_keeps_to_the_peers_maximum_and_arrives_whole(ends: Ends, peer_maximum: int) -> None:
+    connection, peer = ends
+    connection.peer_maximum = peer_maximum
+    reader = Connection(peer, timeout=2)
+    command, data = b"c" * 101, bytes(range(256)) * 5
+    thread = threading.Thread(target=lambda: connection.send_file(1, command, BytesIO(data), len(data)))
+    thread.start()
+    assert read_message(reader) == (command, data)
+    thread.join()
+    connection.send_message(1, command, data)
+    limit = min(peer_maximum or MAXIMUM_LENGTH, MAXIMUM_LENGTH)
+    raw = bytearray()
+    while len(raw) < 6:
+        raw += peer.recv(65536)
+    assert struct.unpack_from(">BxL", raw)[1] <= limit
+
+
+def test_a_release_request_and_an_abort_end_the_message_loop(ends: Ends) -> None:
+    connection, peer = ends
+    peer.sendall(pdu(RELEASE_RQ, bytes(4)))
+    with pytest.raises(ReleaseRequested):
+        connection.fragment()
+    peer.sendall(pdu(ABORT, bytes(4)))
+    with pytest.raises(Aborted):
+        connection.fragment()
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pytest.param(struct.pack(">BxL", P_DATA, 0xFFFFFFFF), id="a P-DATA-TF of 4 GiB"),
+        pytest.param(struct.pack(">BxL", P_DATA, 5) + bytes(5), id="a P-DATA-TF without a PDV"),
+        pytest.param(pdu(P_DATA, struct.pack(">LBB", 100, 1, 0) + bytes(4)), id="a PDV longer than its PDU"),
+        pytest.param(pdu(P_DATA, struct.pack(">LBB", 1, 1, 0)), id="a PDV without a header"),
+        pytest.param(pdu(P_DATA, pdv(b"ab", control=0) + b"xyz"), id="bytes behind the last PDV"),
+        pytest.param(pdu(1, bytes(68)), id="an association request on an open association"),
+        pytest.param(pdu(0x17, b""), id="a PDU type that does not exist"),
+    ],
+)
+def test_what_breaks_the_protocol_is_a_violation(ends: Ends, stream: bytes) -> None:
+    connection, peer = ends
+    peer.sendall(stream)
+    with pytest.raises(ProtocolViolation):
+        read_message(connection)
+
+
+def test_an_oversized_association_pdu_is_refused_from_its_header(ends: Ends) -> None:
+    connection, peer = ends
+    peer.sendall(struct.pack(">BxL", 1, 0xFFFFFFF0))
+    with pytest.raises(ProtocolViolation):
+        connection.read_pdu()
+
+
+def test_silence_within_a_message_ends_in_time(ends: Ends) -> None:
+    _, peer = ends
+    connection = Connection(peer, timeout=0.05)
+    with pytest.raises(Aborted):
+        connection.fragment()
+
+
+def test_a_vanished_peer_is_an_abort(ends: Ends) -> None:
+    connection, peer = ends
+    peer.close()
+    with pytest.raises(Aborted):
+        connection.fragment()
