@@ -5,17 +5,18 @@ because the imports here are done while the server still starts.
 """
 
 import asyncio
-import contextlib
 import os
 import platform
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from prefect.cli import app as prefect_cli
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists
+from prefect.utilities.processutils import command_to_string
 from prefect.workers.process import ProcessWorker
 
 POOL = "pacs"
@@ -24,16 +25,25 @@ _PATIENCE = 140.0  # seconds for the server, which may have migrations to run
 
 
 async def _make_pool() -> None:
-    """Wait for the API and make the work pool unless it is there; what an administrator changed in it stays."""
+    """Wait for the API and make the work pool; of one that is there, only the command is set."""
     deadline = time.monotonic() + _PATIENCE
     async with get_client() as client:
         while (trouble := await client.api_healthcheck()) is not None:
             if time.monotonic() > deadline:
                 raise trouble
             await asyncio.sleep(0.05)
-        template = ProcessWorker.get_default_base_job_template()
-        with contextlib.suppress(ObjectAlreadyExists):
+        try:
+            template = _with_command(ProcessWorker.get_default_base_job_template())
             await client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+        except ObjectAlreadyExists:
+            template = (await client.read_work_pool(POOL)).base_job_template
+            await client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=_with_command(template)))
+
+
+def _with_command(template: dict[str, Any]) -> dict[str, Any]:
+    """With a command of its own, a run skips the process in which Prefect would fetch the flow's code: it is installed."""
+    template["variables"]["properties"]["command"]["default"] = command_to_string([sys.executable, "-m", "prefect.engine"])
+    return template
 
 
 def _prefect(*arguments: str) -> None:

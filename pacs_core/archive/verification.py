@@ -4,17 +4,18 @@ Knows nothing of flows: each function is one step over a batch, may be repeated,
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 from typing import BinaryIO
 
-from pacs_core.errors import ObjectMissing
+from pacs_core.errors import IndexUnavailable, ObjectMissing, StorageUnavailable
 from pacs_core.model import UID, StoredObject
-from pacs_core.ports import ObjectStore
+from pacs_core.ports import Journal, ObjectStore
 
 _BLOCK = 1024 * 1024
 _THREADS = 2  # hashing leaves the GIL; more threads than a worker has cores only add seeks
@@ -25,6 +26,7 @@ class Damage(StrEnum):
 
     MISSING = "missing"  # indexed, but not on its tier
     CORRUPT = "corrupt"  # held, but other bytes than were stored
+    UNREADABLE = "unreadable"  # held, but its tier fails to give it out while it gives out others
     ORPHAN = "orphan"  # on a tier, but unknown to the index
 
 
@@ -64,9 +66,22 @@ class ShardReport:
             self.bytes_read + other.bytes_read,
         )
 
+    def without_intact(self) -> "ShardReport":
+        """What is left to say once the intact ones are remembered."""
+        return replace(self, intact=())
+
     def count(self, damage: Damage) -> int:
         """How many problems of one kind."""
         return sum(problem.damage is damage for problem in self.problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much a series holds, for planning."""
+
+    SeriesInstanceUID: UID
+    instances: int
+    size: int  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +90,52 @@ class _Read:
     sha256: str
 
 
+_Outcome = _Read | ObjectMissing | StorageUnavailable
+
+
+def cut(extents: Sequence[Extent], *, instances: int = 500, size: int = 256 * 1024**2, most: int = 64) -> list[tuple[UID, ...]]:
+    """Shards of whole series, each of at most so many instances and bytes where a single series is not larger.
+
+    A large archive gets larger shards instead of more than `most` or so.
+    """
+    instances = max(instances, sum(extent.instances for extent in extents) // most)
+    size = max(size, sum(extent.size for extent in extents) // most)
+    shards: list[tuple[UID, ...]] = []
+    shard: list[UID] = []
+    held = weight = 0
+    for extent in extents:
+        if shard and (held + extent.instances > instances or weight + extent.size > size):
+            shards.append(tuple(shard))
+            shard, held, weight = [], 0, 0
+        shard.append(extent.SeriesInstanceUID)
+        held += extent.instances
+        weight += extent.size
+    return [*shards, tuple(shard)] if shard else shards
+
+
 def verify_shard(stores: Mapping[str, ObjectStore], objects: Sequence[StoredObject]) -> ShardReport:
     """Read every object and compare size and SHA-256.
 
-    Raises UnavailableError if a tier cannot be read: nothing is known then, which is not damage.
+    Raises StorageUnavailable if a tier gives out none of its objects: nothing is known then, which is not damage.
     """
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="verify") as threads:
-        reads = list(threads.map(lambda each: _read(stores, each), objects))
-    problems = [problem for each, read in zip(objects, reads, strict=True) if (problem := _compare(each, read)) is not None]
+        outcomes = list(threads.map(lambda each: _read(stores, each), objects))
+    _fail_if_unavailable(objects, outcomes)
+    problems = [problem for each, read in zip(objects, outcomes, strict=True) if (problem := _compare(each, read)) is not None]
     damaged = {problem.SOPInstanceUID for problem in problems}
     return ShardReport(
         intact=tuple(each.SOPInstanceUID for each in objects if each.SOPInstanceUID not in damaged),
         problems=tuple(problems),
         checked=len(objects),
-        bytes_read=sum(read.size for read in reads if read is not None),
+        bytes_read=sum(read.size for read in outcomes if isinstance(read, _Read)),
     )
 
 
 def check_presence(stores: Mapping[str, ObjectStore], objects: Sequence[StoredObject]) -> ShardReport:
     """Whether every object is on its tier, without reading it. Raises UnavailableError as `verify_shard`."""
-    absent = [each for each in objects if each.tier not in stores or not stores[each.tier].exists(each.path)]
+    if unknown := {each.tier for each in objects} - set(stores):
+        raise StorageUnavailable(f"the tier {', '.join(sorted(unknown))} is not configured")
+    absent = [each for each in objects if not stores[each.tier].exists(each.path)]
     return ShardReport(problems=tuple(_problem(Damage.MISSING, each, "not on its tier") for each in absent), checked=len(objects))
 
 
@@ -103,6 +144,16 @@ def listing(store: ObjectStore, *, batch: int = 2000) -> Iterator[tuple[str, ...
     paths = (path for path, _ in store.list())
     while chunk := tuple(islice(paths, batch)):
         yield chunk
+
+
+def await_commit(journal: Journal, *, timeout: float) -> None:
+    """Return once everything that is acknowledged now is in the index. IndexUnavailable after `timeout` seconds."""
+    mark = journal.mark()
+    deadline = time.monotonic() + timeout
+    while not journal.committed(mark):
+        if time.monotonic() > deadline:
+            raise IndexUnavailable(f"what was acknowledged is not in the index after {timeout:g} s")
+        time.sleep(0.1)
 
 
 def orphans(
@@ -120,7 +171,7 @@ def orphans(
     indexed = known(tier, paths)
     strays = [path for path in paths if path not in indexed and _settled(store, path, arrived_before)]
     found = tuple(Problem(Damage.ORPHAN, tier, path, "not in the index") for path in strays)
-    return ShardReport(problems=found, checked=len(paths))
+    return ShardReport(problems=found)
 
 
 def _settled(store: ObjectStore, path: str, before: float) -> bool:
@@ -133,14 +184,23 @@ def _settled(store: ObjectStore, path: str, before: float) -> bool:
         return False
 
 
-def _read(stores: Mapping[str, ObjectStore], each: StoredObject) -> _Read | None:
-    if each.tier not in stores:
-        return None
+def _read(stores: Mapping[str, ObjectStore], each: StoredObject) -> _Outcome:
     try:
+        if each.tier not in stores:
+            raise StorageUnavailable(f"the tier {each.tier} is not configured")
         with closing(stores[each.tier].open(each.path)) as content:
             return _hash(content)
-    except ObjectMissing:
-        return None
+    except (ObjectMissing, StorageUnavailable) as exc:
+        return exc
+    except OSError as exc:  # the medium failed in the middle of the object
+        return StorageUnavailable(f"{each.path} on tier {each.tier} cannot be read: {exc.strerror}")
+
+
+def _fail_if_unavailable(objects: Sequence[StoredObject], outcomes: Sequence[_Outcome]) -> None:
+    answering = {each.tier for each, read in zip(objects, outcomes, strict=True) if not isinstance(read, StorageUnavailable)}
+    for each, read in zip(objects, outcomes, strict=True):
+        if isinstance(read, StorageUnavailable) and each.tier not in answering:
+            raise read
 
 
 def _hash(content: BinaryIO) -> _Read:
@@ -151,9 +211,11 @@ def _hash(content: BinaryIO) -> _Read:
     return _Read(size, digest.hexdigest())
 
 
-def _compare(each: StoredObject, read: _Read | None) -> Problem | None:
-    if read is None:
+def _compare(each: StoredObject, read: _Outcome) -> Problem | None:
+    if isinstance(read, ObjectMissing):
         return _problem(Damage.MISSING, each, "not on its tier")
+    if isinstance(read, StorageUnavailable):
+        return _problem(Damage.UNREADABLE, each, str(read))
     if read.size != each.size:
         return _problem(Damage.CORRUPT, each, f"{read.size} bytes instead of {each.size}")
     if read.sha256 != each.sha256:

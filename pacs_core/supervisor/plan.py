@@ -3,8 +3,11 @@
 import http.client
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+import structlog
 
 import pacs_core
 from pacs_core.settings import Settings
@@ -16,10 +19,13 @@ from pacs_core.supervisor.postgres import (
     socket_directory,
 )
 
+log = structlog.get_logger(__name__)
+
 POSTGRES = "postgres"
 PREFECT = "prefect"
 DASK = "dask-scheduler"
 FLOW_RUNNER = "flow-runner"
+WORK_POOL = "pacs"  # as in deployments/
 LISTENER = "listener"
 WEB = "web"
 
@@ -103,8 +109,29 @@ def _prefect_server(settings: Settings, environment: dict[str, str]) -> Part:
         needs=(POSTGRES,),
         eager=True,
         probe=partial(answers_http, "127.0.0.1", settings.prefect_port, "/api/health"),
+        complete=_once(partial(_abandon_runs, settings.prefect_api_url)) if not settings.catalog_url else None,
         start_timeout=120,
     )
+
+
+def _abandon_runs(api_url: str) -> None:
+    from pacs_core.supervisor.flow_api import FlowApi  # here: the HTTP client it needs is slow to import
+
+    with FlowApi(api_url) as api:
+        abandoned = api.abandon_unfinished(WORK_POOL, reason="the archive was stopped while this ran")
+    if abandoned:
+        log.warning("flow_runs_abandoned", count=abandoned)
+
+
+def _once(call: Callable[[], None]) -> Callable[[], None]:
+    """`call`, the first time only. Later starts of the server find runs that are alive."""
+    calls = iter((call,))
+
+    def first_only() -> None:
+        for first in calls:
+            first()
+
+    return first_only
 
 
 def _flow_runner(environment: dict[str, str]) -> Part:

@@ -17,7 +17,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import structlog
@@ -36,6 +36,7 @@ _SYSTEM_USER = "embedded_postgres"
 # A Unix socket address holds 107 bytes and a terminator; PostgreSQL adds this name to the directory.
 _SOCKET_NAME = ".s.PGSQL.5432"
 _MAX_DIRECTORY = 107 - len("/" + _SOCKET_NAME)
+_TRAVERSABLE = stat.S_IXGRP | stat.S_IXOTH
 _CANNOT_CONNECT_NOW = b"C57P03"  # the SQLSTATE field of "the database system is starting up" (or shutting down)
 
 
@@ -171,7 +172,8 @@ class EmbeddedPostgres:
     def _initdb(self) -> None:
         command = [binary("initdb"), "-D", str(self.data_dir), "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8"]
         command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
-        result = subprocess.run(command, capture_output=True, text=True, user=self.user, extra_groups=self._groups, cwd="/", check=False)
+        account = {} if self.user is None else run_as(self.user)
+        result = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False, **account)
         if result.returncode:
             raise ConfigurationError(f"initdb could not make {self.data_dir}: {(result.stderr or result.stdout).strip()}")
 
@@ -234,10 +236,6 @@ class EmbeddedPostgres:
     def _unfinished(self) -> Path:
         return self.data_dir.with_name(self.data_dir.name + ".initialising")
 
-    @property
-    def _groups(self) -> list[int] | None:
-        return None if self.user is None else []
-
     def _own_directory(self, path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = os.geteuid() if self.user is None else pwd.getpwnam(self.user).pw_uid
@@ -248,6 +246,11 @@ class EmbeddedPostgres:
         if self.user is not None:
             _let_traverse(path)
             _let_traverse(Path(binary("postgres")))
+
+
+def run_as(user: str) -> dict[str, Any]:
+    """The arguments of a subprocess that runs as this user, its group and no other group."""
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
 
 
 def _ensure_user(name: str) -> None:
@@ -266,6 +269,6 @@ def _let_traverse(path: Path) -> None:
     """Let PostgreSQL's user pass through the directories above `path`, without letting it read them."""
     for parent in path.absolute().parents:
         mode = stat.S_IMODE(parent.stat().st_mode)
-        if not mode & stat.S_IXOTH:
+        if mode & _TRAVERSABLE != _TRAVERSABLE:
             log.warning("directory_opened_for_traversal", path=str(parent), user=_SYSTEM_USER)
-            parent.chmod(mode | stat.S_IXOTH)
+            parent.chmod(mode | _TRAVERSABLE)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from pacs_core.supervisor.part import Part
+from pacs_core.supervisor.postgres import run_as
 
 # Both are inherited by everything that a part starts, so that what a killed supervisor leaves behind is recognised.
 PART_VARIABLE = "PACS_PART"
@@ -44,8 +45,7 @@ class Child:
                     stdout=output,
                     stderr=output,
                     env={**environment, **part.env, **marks},
-                    user=part.user,
-                    extra_groups=None if part.user is None else [],
+                    **({} if part.user is None else run_as(part.user)),
                     cwd=home if part.user is None else "/",
                     pass_fds=() if theirs is None else (theirs,),
                     start_new_session=True,

@@ -86,13 +86,13 @@ class Supervisor:
         return [kept.status for kept in self._kept.values()]
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Run until SIGTERM or SIGINT; `on_ready` is called once every part is ready.
+        """Run until SIGTERM, SIGINT or `stop`; `on_ready` is called once every part is ready.
 
         Raises StartFailed, with everything stopped again, if a part does not become ready at first.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+            loop.add_signal_handler(number, self.stop)
         keepers = [asyncio.create_task(self._keep(kept), name=kept.part.name) for kept in self._kept.values()]
         keepers.append(asyncio.create_task(self._bound_logs(), name="logs"))
         try:
@@ -107,6 +107,10 @@ class Supervisor:
                 keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def stop(self) -> None:
+        """Have `run` stop everything and return."""
+        self._stopping.set()
 
     async def _all_ready(self, keepers: Sequence["asyncio.Task[None]"]) -> bool:
         """False if asked to stop before. A keeper only ends by raising."""

@@ -1,0 +1,101 @@
+"""Verify: is everything that is held what was stored, and does the index know all of it?"""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from prefect import State, flow, unmapped
+from prefect.futures import as_completed
+from prefect.states import Completed, Failed
+from pydantic import BaseModel, Field
+
+from flows.reporting import Progress, RunRecord, publish_problems, publish_summary
+from pacs_core.archive.verification import Damage, ShardReport
+from pacs_core.model import UID
+from tasks.policy import archive_task_runner
+from tasks.verification import find_orphans, plan_shards, tiers, verify_shard
+
+
+class Scope(StrEnum):
+    """What a run looks at."""
+
+    ALL = "all"
+    STUDY = "study"
+    SAMPLE = "sample"
+
+
+class Verified(BaseModel):
+    """What a run found, for the record."""
+
+    instances: int = 0
+    bytes_read: int = 0
+    shards: int = 0
+    unfinished: int = 0  # shards that could not be checked
+    missing: int = 0
+    corrupt: int = 0
+    unreadable: int = 0
+    orphan: int = 0
+
+    @property
+    def damaged(self) -> int:
+        """Objects that are not as they should be."""
+        return self.missing + self.corrupt + self.unreadable + self.orphan
+
+    @property
+    def sentence(self) -> str:
+        """The outcome as the state message says it."""
+        if self.damaged:
+            kinds = ", ".join(f"{count} {kind}" for kind in Damage if (count := getattr(self, kind)))
+            return f"{self.damaged} objects are damaged: {kinds} (of {self.instances} checked)"
+        if self.unfinished:
+            return f"{self.unfinished} of {self.shards} shards could not be checked"
+        return f"{self.instances} objects are intact"
+
+
+@flow(name="verify", task_runner=archive_task_runner(), validate_parameters=True)
+def verify(
+    scope: Annotated[Scope, Field(description="all: every object; study: one study; sample: a random part of every series.")] = Scope.ALL,
+    study: Annotated[str, Field(description="The StudyInstanceUID, for the scope study.", max_length=64, pattern=r"^[0-9.]*$")] = "",
+    sample_percent: Annotated[float, Field(description="For the scope sample: how many of 100 objects are read.", gt=0, le=100)] = 10.0,
+    dry_run: Annotated[bool, Field(description="Only plan: say how much would be read.")] = False,
+) -> State[Any]:
+    """Read stored objects and compare them with their SHA-256; compare index and storage both ways.
+
+    Ends Failed if anything is damaged, missing or unknown to the index, so that it cannot be overlooked. Changes
+    nothing but the time of last verification of what was intact; may be run again at any time.
+    """
+    parameters = {"scope": scope.value, "study": study, "sample_percent": sample_percent, "dry_run": dry_run}
+    if (scope is Scope.STUDY) != bool(study):
+        return Failed(message="the scope study needs a StudyInstanceUID, and no other scope takes one")
+    with RunRecord("verify", parameters) as record:
+        shards = plan_shards(UID(study) if study else None)
+        if dry_run:
+            record.finish("planned", {"shards": len(shards)})
+            return Completed(message=f"dry run: {len(shards)} shards of {sum(map(len, shards))} series would be verified")
+        report, unfinished = _verify(shards, sample_percent if scope is Scope.SAMPLE else 100.0, every_tier=scope is not Scope.STUDY)
+        result = _result(report, shards=len(shards), unfinished=unfinished)
+        publish_problems("verify-problems", report.problems)
+        publish_summary("verify-summary", "Verification", result.sentence, result.model_dump())
+        record.finish("completed" if not result.damaged and not unfinished else "failed", result.model_dump())
+    return Failed(message=result.sentence) if result.damaged or unfinished else Completed(message=result.sentence)
+
+
+def _verify(shards: list[tuple[UID, ...]], percent: float, *, every_tier: bool) -> tuple[ShardReport, int]:
+    """All shards, then what storage holds beyond the index; the sum of the reports, and how many steps failed."""
+    futures = [*verify_shard.map(list(range(1, len(shards) + 1)), shards, unmapped(percent))]
+    if every_tier:
+        futures += find_orphans.map(tiers())
+    progress = Progress("verify-progress", len(futures))
+    total, unfinished = ShardReport(), 0
+    for future in as_completed(futures):
+        future.wait()
+        if future.state.is_completed():
+            total += future.result()
+        else:
+            unfinished += 1
+        progress.step()
+    return total, unfinished
+
+
+def _result(report: ShardReport, *, shards: int, unfinished: int) -> Verified:
+    counts = {damage.value: report.count(damage) for damage in Damage}
+    return Verified(instances=report.checked, bytes_read=report.bytes_read, shards=shards, unfinished=unfinished, **counts)

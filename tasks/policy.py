@@ -1,0 +1,35 @@
+"""When a task is repeated, and where it runs."""
+
+from typing import Any, Self, cast
+
+from prefect import Task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner
+from prefect_dask.task_runners import DaskTaskRunner
+
+from pacs_core.errors import PacsError
+from pacs_core.settings import load_settings
+
+# Seconds before each further attempt: a PostgreSQL that recovers from a crash is back within the first two.
+RETRY_DELAYS = (2.0, 10.0, 60.0)
+
+
+def retryable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Prefect's `retry_condition_fn`: only what the error tree says a repetition can help with."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, PacsError) and error.retryable
+
+
+class _ArchiveTaskRunner(DaskTaskRunner):
+    """The archive's long-lived Dask scheduler; its address is read from the settings when a flow runs."""
+
+    def __enter__(self) -> Self:
+        self.address = load_settings().scheduler_address
+        super().__enter__()  # type: ignore[no-untyped-call]  # prefect-dask leaves it unannotated
+        return self
+
+
+def archive_task_runner() -> TaskRunner[PrefectFuture[Any]]:
+    """What flows run their tasks on."""
+    return cast("TaskRunner[PrefectFuture[Any]]", _ArchiveTaskRunner())

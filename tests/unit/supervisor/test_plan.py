@@ -1,0 +1,45 @@
+"""Which parts an archive has."""
+
+from pathlib import Path
+
+import pytest
+
+from pacs_core.settings import load_settings
+from pacs_core.supervisor.plan import DEPLOYMENTS, parts
+
+
+def names(home: Path) -> list[str]:
+    return [part.name for part in parts(load_settings(home), "postgresql+asyncpg://")]
+
+
+def test_an_archive_of_its_own_has_every_part(tmp_path: Path) -> None:
+    assert names(tmp_path) == [
+        *("postgres", "prefect", "flow-runner", "dask-scheduler", "dask-worker-1", "dask-worker-2", "listener-1", "listener-2", "web")
+    ]
+
+
+def test_what_is_elsewhere_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PACS_CATALOG_URL", "postgresql://db/pacs")
+    monkeypatch.setenv("PACS_DASK_ADDRESS", "tcp://cluster:8786")
+    monkeypatch.setenv("PACS_LISTENERS", "1")
+    assert names(tmp_path) == ["prefect", "flow-runner", "listener-1", "web"]
+
+
+def test_needs_are_parts_and_make_no_circle(tmp_path: Path) -> None:
+    planned = {part.name: set(part.needs) for part in parts(load_settings(tmp_path), "")}
+    settled: set[str] = set()
+    while len(settled) < len(planned):
+        free = {name for name, needs in planned.items() if name not in settled and needs <= settled}
+        assert free, f"a circle or an unknown part among {planned}"
+        settled |= free
+
+
+def test_nothing_of_prefect_leaves_the_machine(tmp_path: Path) -> None:
+    server = next(part for part in parts(load_settings(tmp_path), "") if part.name == "prefect")
+    assert server.env["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert server.env["PREFECT_SERVER_UI_V2_ENABLED"] == "false"
+    assert server.env["PREFECT_SERVER_API_HOST"] == "127.0.0.1"
+
+
+def test_the_programs_of_the_flow_engine_are_beside_the_package(tmp_path: Path) -> None:
+    assert {"server.py", "runner.py", "worker_ready.py", "prefect.yaml"} <= {path.name for path in DEPLOYMENTS.iterdir()}
