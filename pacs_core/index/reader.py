@@ -1,0 +1,107 @@
+"""Answers from the index: C-FIND, retrieve, the counts of `pacs status` and the plan of the verify flow."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from pacs_core.index.lake import LakeReader
+from pacs_core.index.query import OBJECT_COLUMNS, FindStatement, compile_find, compile_locate
+from pacs_core.model import UID, Header, Query, StoredObject
+
+
+@dataclass(frozen=True, slots=True)
+class TierCounts:
+    """What a tier holds."""
+
+    instances: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexCounts:
+    """What the index holds."""
+
+    patients: int
+    studies: int
+    series: int
+    instances: int
+    tiers: Mapping[str, TierCounts]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The instances of all studies from `first` to `last`, both included, in the order of the UIDs as text."""
+
+    first: UID
+    last: UID
+    instances: int
+    bytes: int
+
+
+class LakeIndexReader:
+    """ports.IndexReader, and what the flows ask. Thread-safe; each call sees one snapshot."""
+
+    def __init__(self, lake: LakeReader) -> None:
+        self._lake = lake
+
+    def find(self, query: Query) -> Iterator[Header]:
+        """The matching entities (see ports.IndexReader.find). The query is checked here and runs at the first `next`."""
+        return self._find(compile_find(query))
+
+    def _find(self, statement: FindStatement) -> Iterator[Header]:
+        for row in self._lake.rows(statement.sql, statement.parameters):
+            header = _merged(statement, row)
+            if all(criterion.satisfied_by(header) for criterion in statement.criteria):
+                yield header
+
+    def locate(self, query: Query) -> Sequence[StoredObject]:
+        """The instances below the entities that the query's unique keys name (see query.compile_locate)."""
+        statement = compile_locate(query)
+        return [StoredObject(*row) for row in self._lake.rows(statement.sql, statement.parameters)]
+
+    def counts(self) -> IndexCounts:
+        """How much is indexed."""
+        rows = list(self._lake.rows(_COUNTS))
+        patients, studies, series, *_ = rows[0]
+        tiers = {tier: TierCounts(instances, size) for _, _, _, tier, instances, size in rows if tier is not None}
+        return IndexCounts(patients, studies, series, sum(tier.instances for tier in tiers.values()), tiers)
+
+    def shards(self, *, max_instances: int, max_bytes: int) -> Sequence[Shard]:
+        """Everything held, cut between studies; a study that exceeds a limit alone is a shard of its own."""
+        shards: list[Shard] = []
+        for study, instances, size in self._lake.rows(_STUDY_SIZES):
+            last = shards[-1] if shards else None
+            if last and last.instances + instances <= max_instances and last.bytes + size <= max_bytes:
+                shards[-1] = Shard(last.first, study, last.instances + instances, last.bytes + size)
+            else:
+                shards.append(Shard(study, study, instances, size))
+        return shards
+
+    def stored_objects(self, shard: Shard | None = None) -> Iterator[StoredObject]:
+        """The instances of a shard, or all, streamed, in no particular order."""
+        if shard is None:
+            return (StoredObject(*row) for row in self._lake.rows(_OBJECTS))
+        condition = " WHERE StudyInstanceUID BETWEEN ? AND ?"
+        return (StoredObject(*row) for row in self._lake.rows(_OBJECTS + condition, (shard.first, shard.last)))
+
+    def close(self) -> None:
+        """Release the lake. A later call opens it again."""
+        self._lake.close()
+
+
+_OBJECTS = f"SELECT {', '.join(OBJECT_COLUMNS)} FROM lake.instance"  # noqa: S608 constants
+_STUDY_SIZES = "SELECT StudyInstanceUID, count(*), sum(size)::BIGINT FROM lake.instance GROUP BY StudyInstanceUID ORDER BY StudyInstanceUID"
+_COUNTS = """
+    SELECT (SELECT count(*) FROM lake.patient), (SELECT count(*) FROM lake.study), (SELECT count(*) FROM lake.series), i.*
+    FROM (SELECT 1) LEFT JOIN (SELECT tier, count(*), sum(size)::BIGINT FROM lake.instance GROUP BY tier ORDER BY tier) i ON true
+"""
+
+
+def _merged(statement: FindStatement, row: tuple[Any, ...]) -> Header:
+    headers = (json.loads(text) for text in row[: len(statement.levels)])
+    header: Header = dict(chain.from_iterable(header.items() for header in headers))
+    for keyword, value in zip(statement.computed, row[len(statement.levels) :], strict=True):
+        header[keyword] = "" if value is None else str(value)
+    return header
