@@ -74,6 +74,8 @@ class Tier:
     def _entries(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Every entry below the root, hidden ones included. A root that does not exist yet is empty."""
         with self._translated(f"listing {self._root}"):
+            if not self._system.isdir(self._root):
+                return
             if self._is_local:
                 for _, folders, files in self._system.walk(self._root, detail=True, on_error="raise"):
                     for hidden in [name for name in folders if name.startswith(".")]:

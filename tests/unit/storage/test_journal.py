@@ -1,0 +1,232 @@
+import errno
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pacs_core.errors import StorageFull, StorageUnavailable
+from pacs_core.model import UID, InstanceRecord, Origin
+from pacs_core.storage.journal import SegmentJournal
+from pacs_core.storage.segments import encode_frame, record_from_json, record_to_json, segments
+from pacs_core.storage.uncommitted import JournalReader
+
+RECORD = InstanceRecord(
+    SOPInstanceUID=UID("1.4"),
+    SOPClassUID=UID("1.2.840.10008.5.1.4.1.1.2"),
+    TransferSyntaxUID=UID("1.2.840.10008.1.2"),
+    SeriesInstanceUID=UID("1.3"),
+    StudyInstanceUID=UID("1.2"),
+    header={"PatientName": "Müller^Jürgen=山田", "ProcedureCodeSequence": [{"CodeValue": "X"}]},
+    tier="hot",
+    path="1.2/1.3/1.4.dcm",
+    size=10,
+    sha256="0" * 64,
+    origin=Origin("CT1", "PACS", datetime(2024, 2, 29, 12, tzinfo=UTC)),
+)
+
+
+def record(number: int) -> InstanceRecord:
+    return replace(RECORD, SOPInstanceUID=UID(f"1.4.{number}"))
+
+
+def numbers(records: object) -> list[int]:
+    assert isinstance(records, list)
+    return [int(found.SOPInstanceUID.rsplit(".", 1)[1]) for found in records]
+
+
+def fail_io(fd: int) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+@given(st.text(), st.text(), st.datetimes(timezones=st.just(UTC)), st.booleans())
+def test_a_record_survives_the_journal_unchanged(name: str, path: str, received_at: datetime, replaces: bool) -> None:
+    made = replace(RECORD, header={"PatientName": name}, path=path, origin=Origin("A", "B", received_at), replaces=replaces)
+    assert record_from_json(record_to_json(made)) == made
+
+
+def test_what_is_appended_is_pending_until_it_is_done(tmp_path: Path) -> None:
+    journal, reader = SegmentJournal(tmp_path), JournalReader(tmp_path)
+    for number in range(5):
+        journal.append(record(number))
+    everything = journal.mark()
+    assert not journal.committed(everything)
+    first, mark = reader.pending(2)
+    assert numbers(first) == [0, 1]
+    reader.done(mark)
+    reader.done(mark)
+    assert not journal.committed(everything)
+    rest, mark = reader.pending(100)
+    assert numbers(rest) == [2, 3, 4]
+    reader.done(mark)
+    assert reader.pending(100)[0] == []
+    assert journal.committed(everything)
+    assert journal.committed(journal.mark())
+
+
+def test_an_idle_journal_is_committed(tmp_path: Path) -> None:
+    journal = SegmentJournal(tmp_path / "journal")
+    assert journal.committed(journal.mark())
+    assert JournalReader(tmp_path / "journal").pending(10)[0] == []
+
+
+def test_a_new_reader_goes_on_where_the_last_one_was(tmp_path: Path) -> None:
+    journal = SegmentJournal(tmp_path)
+    journal.append(record(0))
+    reader = JournalReader(tmp_path)
+    reader.done(reader.pending(10)[1])
+    journal.append(record(1))
+    assert numbers(JournalReader(tmp_path).pending(10)[0]) == [1]
+
+
+def test_records_of_all_segments_come_oldest_first(tmp_path: Path) -> None:
+    journals = [SegmentJournal(tmp_path), SegmentJournal(tmp_path), SegmentJournal(tmp_path, segment_bytes=1)]
+    for number in range(12):
+        journals[number % 3].append(record(number))
+    assert len(segments(tmp_path)) == 6
+    assert numbers(JournalReader(tmp_path).pending(100)[0]) == list(range(12))
+
+
+def test_finished_segments_are_removed_and_live_ones_stay(tmp_path: Path) -> None:
+    journal, reader = SegmentJournal(tmp_path, segment_bytes=1), JournalReader(tmp_path)
+    for number in range(3):
+        journal.append(record(number))
+    mark = journal.mark()
+    reader.done(reader.pending(100)[1])
+    assert len(segments(tmp_path)) == 1
+    assert journal.committed(mark)
+    journal.close()
+    assert reader.pending(10)[0] == []
+    assert segments(tmp_path) == []
+    journal.append(record(3))
+    assert numbers(reader.pending(10)[0]) == [3]
+
+
+def test_many_threads_share_syncs_and_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = SegmentJournal(tmp_path)
+    syncs: list[int] = []
+    real = os.fdatasync
+
+    def slow(fd: int) -> None:
+        syncs.append(fd)
+        time.sleep(0.002)
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    threads = [threading.Thread(target=lambda base=base: [journal.append(record(base + i)) for i in range(10)]) for base in range(0, 160, 10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers(JournalReader(tmp_path).pending(1000)[0])) == list(range(160))
+    assert len(syncs) < 160
+
+
+@pytest.mark.parametrize("cut", [1, 8, 20])
+def test_a_torn_tail_is_ignored_and_kept_for_a_person(tmp_path: Path, cut: int) -> None:
+    journal, reader = SegmentJournal(tmp_path), JournalReader(tmp_path)
+    journal.append(record(0))
+    journal.close()
+    [segment] = segments(tmp_path)
+    with segment.open("ab") as stream:
+        stream.write(encode_frame(record(1))[:-cut])
+    mark = journal.mark()
+    records, done = reader.pending(10)
+    assert numbers(records) == [0]
+    reader.done(done)
+    assert segments(tmp_path) == []
+    assert journal.committed(mark)
+    assert [path.name for path in (tmp_path / "torn").iterdir()] == [segment.name]
+
+
+def test_a_flipped_bit_ends_a_segment_before_the_damage(tmp_path: Path) -> None:
+    journal = SegmentJournal(tmp_path)
+    journal.append(record(0))
+    journal.append(record(1))
+    [segment] = segments(tmp_path)
+    content = bytearray(segment.read_bytes())
+    content[-5] ^= 1
+    segment.write_bytes(content)
+    assert numbers(JournalReader(tmp_path).pending(10)[0]) == [0]
+
+
+def test_after_a_failed_sync_nothing_in_doubt_is_acknowledged_and_appends_go_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = SegmentJournal(tmp_path)
+    journal.append(record(0))
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", fail_io)
+        with pytest.raises(StorageUnavailable):
+            journal.append(record(1))
+    journal.append(record(2))
+    assert len(segments(tmp_path)) == 2
+    assert {0, 2} <= set(numbers(JournalReader(tmp_path).pending(10)[0]))
+
+
+def test_a_full_disk_is_told_and_what_was_acknowledged_stays_readable(small_disk: Path) -> None:
+    journal, reader = SegmentJournal(small_disk / "journal"), JournalReader(small_disk / "journal")
+    big = replace(RECORD, header={"PatientComments": "x" * 100_000})
+    acknowledged = 0
+    with pytest.raises(StorageFull):
+        for _ in range(100):
+            journal.append(big)
+            acknowledged += 1
+    assert acknowledged
+    assert len(reader.pending(1000)[0]) == acknowledged
+    journal.append(RECORD)  # a small one still fits behind what was cut off
+    assert len(reader.pending(1000)[0]) == acknowledged + 1
+
+
+def test_only_one_process_is_the_committer(tmp_path: Path) -> None:
+    with JournalReader(tmp_path).exclusive() as first:
+        assert first
+        with JournalReader(tmp_path).exclusive() as second:
+            assert not second
+    with JournalReader(tmp_path).exclusive() as third:
+        assert third
+
+
+def test_a_state_file_that_cannot_be_read_counts_as_nothing_done(tmp_path: Path) -> None:
+    journal, reader = SegmentJournal(tmp_path), JournalReader(tmp_path)
+    journal.append(record(0))
+    reader.done(reader.pending(10)[1])
+    (tmp_path / "committed.json").write_bytes(b"\0\0\0")
+    assert numbers(reader.pending(10)[0]) == [0]
+
+
+def test_a_parked_record_is_kept_with_its_reason(tmp_path: Path) -> None:
+    where = Path(JournalReader(tmp_path).park(record(7), reason="no such column"))
+    assert "1.4.7" in where.read_text()
+    assert "no such column" in where.read_text()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.unit.storage.test_journal import record
+from pacs_core.storage.journal import SegmentJournal
+journal = SegmentJournal(Path(sys.argv[1]))
+number = 0
+while True:
+    journal.append(record(number))
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_nothing_acknowledged_is_lost_when_the_writer_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.getcwd()}) as writer:
+        assert writer.stdout is not None
+        for _ in range(50):
+            writer.stdout.readline()
+        writer.kill()
+        acknowledged = 50 + len(writer.stdout.read().splitlines())
+    found = numbers(JournalReader(tmp_path).pending(100_000)[0])
+    assert found[:acknowledged] == list(range(acknowledged))
+    assert len(found) <= acknowledged + 1
