@@ -1,5 +1,6 @@
 """Verify: is everything that is held what was stored, and does the index know all of it?"""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -10,9 +11,10 @@ from pydantic import BaseModel, Field
 
 from flows.reporting import Progress, RunRecord, publish_problems, publish_summary
 from pacs_core.archive.verification import Damage, ShardReport
-from pacs_core.model import UID
+from pacs_core.index.reader import Shard
+from pacs_core.model import parse_uid
 from tasks.policy import archive_task_runner
-from tasks.verification import find_orphans, plan_shards, tiers, verify_shard
+from tasks.verification import find_orphans, plan_shards, study_shard, tiers, verify_shard
 
 
 class Scope(StrEnum):
@@ -67,11 +69,12 @@ def verify(
     if (scope is Scope.STUDY) != bool(study):
         return Failed(message="the scope study needs a StudyInstanceUID, and no other scope takes one")
     with RunRecord("verify", parameters) as record:
-        shards = plan_shards(UID(study) if study else None)
+        shards = [study_shard(parse_uid(study, name="study"))] if scope is Scope.STUDY else plan_shards()
         if dry_run:
-            record.finish("planned", {"shards": len(shards)})
-            return Completed(message=f"dry run: {len(shards)} shards of {sum(map(len, shards))} series would be verified")
+            return _planned(shards, record)
         report, unfinished = _verify(shards, sample_percent if scope is Scope.SAMPLE else 100.0, every_tier=scope is not Scope.STUDY)
+        if scope is Scope.STUDY and not report.checked and not unfinished:
+            return Failed(message=f"nothing is held of study {study}")
         result = _result(report, shards=len(shards), unfinished=unfinished)
         publish_problems("verify-problems", report.problems)
         publish_summary("verify-summary", "Verification", result.sentence, result.model_dump())
@@ -79,9 +82,17 @@ def verify(
     return Failed(message=result.sentence) if result.damaged or unfinished else Completed(message=result.sentence)
 
 
-def _verify(shards: list[tuple[UID, ...]], percent: float, *, every_tier: bool) -> tuple[ShardReport, int]:
+def _planned(shards: Sequence[Shard], record: RunRecord) -> State[Any]:
+    figures = {"shards": len(shards), "instances": sum(each.instances for each in shards), "bytes": sum(each.bytes for each in shards)}
+    sentence = f"dry run: {figures['instances']} objects in {len(shards)} shards would be verified"
+    publish_summary("verify-summary", "Verification", sentence, figures)
+    record.finish("planned", figures)
+    return Completed(message=sentence)
+
+
+def _verify(shards: Sequence[Shard], percent: float, *, every_tier: bool) -> tuple[ShardReport, int]:
     """All shards, then what storage holds beyond the index; the sum of the reports, and how many steps failed."""
-    futures = [*verify_shard.map(list(range(1, len(shards) + 1)), shards, unmapped(percent))]
+    futures = [*verify_shard.map(list(range(1, len(shards) + 1)), list(shards), unmapped(percent))]
     if every_tier:
         futures += find_orphans.map(tiers())
     progress = Progress("verify-progress", len(futures))

@@ -48,17 +48,38 @@ class Settings(BaseSettings):
     dicom_host: str = Field("0.0.0.0", description="The address the listeners bind to.")
     dicom_port: Port = Field(11112, description="The port of the DICOM listeners.")
     listeners: int = Field(2, ge=1, le=64, description="How many listener processes share the DICOM port.")
-    max_associations: int = Field(100, ge=1, le=10_000, description="Open associations per listener process; one more is rejected as a temporary, local limit (PS3.8 9.3.4).")
-    association_timeout: float = Field(30, ge=1, le=3600, description="Seconds in which a peer must finish its association request, and answer each message.")
+    max_associations: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        description="Open associations per listener process; one more is rejected as a temporary, local limit (PS3.8 9.3.4).",
+    )
+    association_timeout: float = Field(
+        30, ge=1, le=3600, description="Seconds in which a peer must finish its association request, and answer each message."
+    )
     idle_timeout: float = Field(300, ge=1, le=86_400, description="Seconds after which a silent association is aborted.")
     accept_private_sop_classes: bool = Field(False, description="Also store instances of SOP classes that PS3.4 does not define.")
 
-    duplicates: Duplicates = Field(Duplicates.KEEP_FIRST, description="What happens when an instance arrives again with other bytes. Identical bytes are always harmless.")
-    invalid_uids: InvalidUIDs = Field(InvalidUIDs.REFUSE, description="What happens to an instance with a UID that is not in the form of PS3.5 section 9.")
-    layout: Layout = Field(Layout.UID, description="How stored objects are named: `{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm` or `{YYYY}/{MM}/{DD}/{SOPInstanceUID}.dcm`.")
-    tiers: dict[str, TierSettings] = Field(default_factory=dict, description="The tiers `hot` (where instances land; a local path), `warm` and `cold`. Default: hot only, at `<home>/hot`.")
+    duplicates: Duplicates = Field(
+        Duplicates.KEEP_FIRST,
+        description="What happens when an instance arrives again with other bytes. Identical bytes are always harmless.",
+    )
+    invalid_uids: InvalidUIDs = Field(
+        InvalidUIDs.REFUSE, description="What happens to an instance with a UID that is not in the form of PS3.5 section 9."
+    )
+    layout: Layout = Field(
+        Layout.UID,
+        description="How stored objects are named: `{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm` or `{YYYY}/{MM}/{DD}/{SOPInstanceUID}.dcm`.",
+    )
+    tiers: dict[str, TierSettings] = Field(
+        default_factory=dict,
+        description="The tiers `hot` (where instances land; a local path), `warm` and `cold`. Default: hot only, at `<home>/hot`.",
+    )
 
-    catalog_url: str = Field("", description="The PostgreSQL that holds the catalog, `postgresql://user:password@host:port/database`. Empty: an embedded one under `<home>/postgres`.")
+    catalog_url: str = Field(
+        "",
+        description="The PostgreSQL that holds the catalog, `postgresql://user:password@host:port/database`. Empty: an embedded one under `<home>/postgres`.",
+    )
     index_url: str = Field("", description="Where the index keeps its Parquet files: a path, `s3://…` or `az://…`. Empty: `<home>/index`.")
     commit_interval: float = Field(0.2, ge=0.01, le=10, description="Seconds between index commits while instances arrive.")
     commit_rows: int = Field(500, ge=1, le=10_000, description="At most this many instances in one index commit.")
@@ -67,10 +88,16 @@ class Settings(BaseSettings):
     http_port: Port = Field(8042, description="The port of the web process.")
     prefect_port: Port = Field(4200, description="The port of the Prefect server and its UI.")
     dask_port: Port = Field(8786, description="The port of the Dask scheduler.")
-    dask_address: str = Field("", description="An existing Dask scheduler to run flows on, `tcp://host:port`. Empty: the one that `pacs up` keeps.")
+    dask_address: str = Field(
+        "", description="An existing Dask scheduler to run flows on, `tcp://host:port`. Empty: the one that `pacs up` keeps."
+    )
     dask_workers: int = Field(2, ge=1, le=256, description="How many Dask worker processes `pacs up` keeps.")
 
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="The least severe events that are logged: `debug`, `info`, `warning` or `error`.")
+    log_level: str = Field(
+        "info",
+        pattern="^(debug|info|warning|error)$",
+        description="The least severe events that are logged: `debug`, `info`, `warning` or `error`.",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -139,7 +166,9 @@ def _complete(settings: Settings) -> Settings:
     tiers = {"hot": TierSettings(url=str(settings.home / "hot")), **settings.tiers}
     hot = tiers["hot"].url
     if "://" in hot and not hot.startswith("file:///"):
-        raise ConfigurationError(f"tiers.hot.url: instances land on a local path, not on {hot.split('://')[0]}://; put remote storage in tiers.warm or tiers.cold")
+        raise ConfigurationError(
+            f"tiers.hot.url: instances land on a local path, not on {hot.split('://')[0]}://; put remote storage in tiers.warm or tiers.cold"
+        )
     return settings.model_copy(update={"tiers": tiers})
 
 

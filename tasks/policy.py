@@ -1,6 +1,7 @@
 """When a task is repeated, and where it runs."""
 
-from typing import Any, Self, cast
+from collections.abc import Callable
+from typing import Any, Self, TypedDict, cast
 
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
@@ -11,14 +12,22 @@ from prefect_dask.task_runners import DaskTaskRunner
 from pacs_core.errors import PacsError
 from pacs_core.settings import load_settings
 
-# Seconds before each further attempt: a PostgreSQL that recovers from a crash is back within the first two.
-RETRY_DELAYS = (2.0, 10.0, 60.0)
-
 
 def retryable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Prefect's `retry_condition_fn`: only what the error tree says a repetition can help with."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, PacsError) and error.retryable
+
+
+class _Retries(TypedDict):
+    retries: int
+    retry_delay_seconds: list[float]
+    retry_condition_fn: Callable[[Task[..., Any], TaskRun, State[Any]], bool]
+
+
+# For `@task(**RETRIES)`. A PostgreSQL that recovers from a crash is back within the first seconds. There is no timeout:
+# Prefect cannot interrupt a task on a Dask worker; the core's own timeouts bound what it waits for.
+RETRIES: _Retries = {"retries": 3, "retry_delay_seconds": [2.0, 10.0, 60.0], "retry_condition_fn": retryable}
 
 
 class _ArchiveTaskRunner(DaskTaskRunner):

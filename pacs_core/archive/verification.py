@@ -5,13 +5,14 @@ Knows nothing of flows: each function is one step over a batch, may be repeated,
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import islice
 from typing import BinaryIO
+
+import numpy as np
 
 from pacs_core.errors import IndexUnavailable, ObjectMissing, StorageUnavailable
 from pacs_core.model import UID, StoredObject
@@ -76,41 +77,12 @@ class ShardReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
-    """How much a series holds, for planning."""
-
-    SeriesInstanceUID: UID
-    instances: int
-    size: int  # bytes
-
-
-@dataclass(frozen=True, slots=True)
 class _Read:
     size: int
     sha256: str
 
 
 _Outcome = _Read | ObjectMissing | StorageUnavailable
-
-
-def cut(extents: Sequence[Extent], *, instances: int = 500, size: int = 256 * 1024**2, most: int = 64) -> list[tuple[UID, ...]]:
-    """Shards of whole series, each of at most so many instances and bytes where a single series is not larger.
-
-    A large archive gets larger shards instead of more than `most` or so.
-    """
-    instances = max(instances, sum(extent.instances for extent in extents) // most)
-    size = max(size, sum(extent.size for extent in extents) // most)
-    shards: list[tuple[UID, ...]] = []
-    shard: list[UID] = []
-    held = weight = 0
-    for extent in extents:
-        if shard and (held + extent.instances > instances or weight + extent.size > size):
-            shards.append(tuple(shard))
-            shard, held, weight = [], 0, 0
-        shard.append(extent.SeriesInstanceUID)
-        held += extent.instances
-        weight += extent.size
-    return [*shards, tuple(shard)] if shard else shards
 
 
 def verify_shard(stores: Mapping[str, ObjectStore], objects: Sequence[StoredObject]) -> ShardReport:
@@ -139,13 +111,6 @@ def check_presence(stores: Mapping[str, ObjectStore], objects: Sequence[StoredOb
     return ShardReport(problems=tuple(_problem(Damage.MISSING, each, "not on its tier") for each in absent), checked=len(objects))
 
 
-def listing(store: ObjectStore, *, batch: int = 2000) -> Iterator[tuple[str, ...]]:
-    """Every path of a tier, a batch at a time."""
-    paths = (path for path, _ in store.list())
-    while chunk := tuple(islice(paths, batch)):
-        yield chunk
-
-
 def await_commit(journal: Journal, *, timeout: float) -> None:
     """Return once everything that is acknowledged now is in the index. IndexUnavailable after `timeout` seconds."""
     mark = journal.mark()
@@ -156,22 +121,31 @@ def await_commit(journal: Journal, *, timeout: float) -> None:
         time.sleep(0.1)
 
 
-def orphans(
-    store: ObjectStore, tier: str, paths: Sequence[str], known: Callable[[str, Sequence[str]], Collection[str]], *, arrived_before: float
-) -> ShardReport:
-    """Those of `paths` that the index does not know.
+class KnownPaths:
+    """The paths that the index knows on one tier, eight bytes each.
 
-    An instance is placed before it is journalled and journalled before it is indexed, so what is younger than
-    `arrived_before` (POSIX time), or gone again, is no orphan. For the others the caller lets the journal be
-    committed between listing and asking.
-
-    Args:
-        known: which of these paths of a tier the index knows.
+    Kept as hashes: in an archive of ten million objects, two share one with a probability of one in a hundred
+    thousand, and that could hide one orphan until the next run.
     """
-    indexed = known(tier, paths)
-    strays = [path for path in paths if path not in indexed and _settled(store, path, arrived_before)]
-    found = tuple(Problem(Damage.ORPHAN, tier, path, "not in the index") for path in strays)
-    return ShardReport(problems=found)
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._hashes = np.fromiter(map(hash, paths), dtype=np.int64)
+        self._hashes.sort()
+
+    def __contains__(self, path: object) -> bool:
+        position = int(np.searchsorted(self._hashes, hash(path)))
+        return position < len(self._hashes) and int(self._hashes[position]) == hash(path)
+
+
+def find_orphans(store: ObjectStore, tier: str, known: Container[str], *, arrived_before: float) -> ShardReport:
+    """The objects of a tier that the index does not know.
+
+    An instance is placed before it is journalled and journalled before it is indexed. So what arrived at or after
+    `arrived_before` (POSIX time) is no orphan yet; the caller takes a time well before it read the index, and lets
+    the journal be committed first.
+    """
+    strays = (path for path, _ in store.list() if path not in known and _settled(store, path, arrived_before))
+    return ShardReport(problems=tuple(Problem(Damage.ORPHAN, tier, path, "not in the index") for path in strays))
 
 
 def _settled(store: ObjectStore, path: str, before: float) -> bool:
@@ -179,7 +153,7 @@ def _settled(store: ObjectStore, path: str, before: float) -> bool:
     if local is None:  # instances arrive on a local tier, and come to a remote one only through the index
         return store.exists(path)
     try:
-        return local.stat().st_mtime < before
+        return local.stat().st_ctime < before  # when it got its name, not when its bytes were written
     except FileNotFoundError:
         return False
 

@@ -115,7 +115,9 @@ COMPUTED: Mapping[Level, tuple[str, ...]] = {
     Level.IMAGE: (),
 }
 
-LEVEL_OF: Mapping[str, Level] = {keyword: level for table in (INDEXED, COMPUTED) for level, keywords in table.items() for keyword in keywords}
+LEVEL_OF: Mapping[str, Level] = {
+    keyword: level for table in (INDEXED, COMPUTED) for level, keywords in table.items() for keyword in keywords
+}
 
 
 def vr(keyword: str) -> str:

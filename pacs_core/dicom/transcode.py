@@ -15,7 +15,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from pacs_core.dicom.elements import IMPLICIT_LITTLE, Encoding, read_elements, write_elements
-from pacs_core.dicom.file_meta import read_file_meta
+from pacs_core.dicom.file_meta import guess_transfer_syntax, read_file_meta
 from pacs_core.dicom.part10 import mapped
 from pacs_core.dicom.scan import inflate
 from pacs_core.errors import ObjectMissing, StorageUnavailable, TranscodingError, UnreadableDataSet
@@ -49,7 +49,7 @@ def transcode(path: Path, wanted: str) -> bytes:
             with mapped(file) as content, content[meta.data_offset :] as data:
                 if stored == wanted:
                     return bytes(data)
-                native = data if stored in _ENCODINGS else memoryview(_decoded(path))
+                native = data if stored in _ENCODINGS else memoryview(_decoded(path, is_implicit=guess_transfer_syntax(bytes(data[:6])) == ImplicitVRLittleEndian))
                 return _reencoded(native, stored if stored in _ENCODINGS else ExplicitVRLittleEndian, wanted)
     except FileNotFoundError as exc:
         raise ObjectMissing(f"there is no file {path.name}") from exc
@@ -80,8 +80,8 @@ def _deflated(data: bytes) -> bytes:
     return deflated + b"\0" * (len(deflated) % 2)
 
 
-def _decoded(path: Path) -> bytes:
-    """The data set with native pixel data, in explicit VR little endian."""
+def _decoded(path: Path, *, is_implicit: bool) -> bytes:
+    """The data set with native pixel data, little endian, in the VR encoding that it is in (some are in the wrong one)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values elsewhere in the data set are none of a decoder's business
         try:
@@ -89,7 +89,7 @@ def _decoded(path: Path) -> bytes:
             if "PixelData" in ds:
                 ds.decompress(as_rgb=False, generate_instance_uid=False)
             out = DicomBytesIO()
-            out.is_implicit_VR, out.is_little_endian = False, True
+            out.is_implicit_VR, out.is_little_endian = is_implicit, True
             write_dataset(out, ds)
         except Exception as exc:  # decoders are third parties of third parties, and raise whatever they like
             raise TranscodingError(f"the pixel data of {path.name} cannot be decoded: {type(exc).__name__}") from exc
