@@ -184,6 +184,9 @@ class Connection:
             if not received:
                 raise Aborted("the peer closed the connection")
             self._end += received
+            # A sender that leaves Nagle's algorithm on (DCMTK does) waits for our ACK before it sends the rest of a message,
+            # and the kernel would delay that by 40 ms. The option wears off, so it is set each time.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _make_room(self, size: int) -> None:
         if self._start == self._end:

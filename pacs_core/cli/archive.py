@@ -1,0 +1,96 @@
+"""up, listen, status, import."""
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pacs_core import supervisor, wiring
+from pacs_core.archive.importing import Verdict, count_files
+from pacs_core.cli import output
+from pacs_core.cli.errors import Failed
+from pacs_core.errors import UnavailableError
+from pacs_core.index.reader import IndexCounts, TierCounts
+from pacs_core.settings import Settings, load_settings
+from pacs_core.supervisor.part import PartState, PartStatus
+from pacs_core.telemetry import logging as telemetry
+
+_READY_FD = "PACS_READY_FD"
+
+
+def up(home: Path | None) -> None:
+    """Run the whole archive until it is told to stop."""
+    if supervisor.run(load_settings(home)):
+        raise Failed
+
+
+def listen(home: Path | None) -> None:
+    """Run one listener process until SIGTERM or SIGINT, which it follows in order: nothing that runs is cut off."""
+    settings = load_settings(home)
+    telemetry.configure(settings.log_level)
+    with wiring.listener(settings) as listener:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: listener.stop())
+        listener.bind()
+        _tell_ready()
+        listener.serve()
+
+
+def status(home: Path | None, form: str) -> None:
+    """Show the parts, the counts and the tiers. Failed unless every part runs."""
+    settings = load_settings(home)
+    parts = supervisor.status(settings)
+    try:
+        counts = wiring.index_reader(settings).counts()
+    except UnavailableError:
+        counts = None
+    if form == "json":
+        output.line(json.dumps(_as_json(settings, parts, counts), indent=2))
+    else:
+        _print_status(settings, parts, counts)
+    if any(part.state is not PartState.READY for part in parts):
+        raise Failed
+
+
+def _as_json(settings: Settings, parts: Sequence[PartStatus], counts: IndexCounts | None) -> dict[str, object]:
+    return {"home": str(settings.home), "parts": [asdict(part) for part in parts], "held": asdict(counts) if counts else None}
+
+
+def _print_status(settings: Settings, parts: Sequence[PartStatus], counts: IndexCounts | None) -> None:
+    output.line(f"archive at {settings.home}")
+    rows = ((p.name, p.state, p.pid, p.restarts, p.address) for p in parts)
+    output.print_table(("part", "state", "pid", "restarts", "address"), rows)
+    if counts is None:
+        output.line("the index does not answer: counts and sizes are not known")
+        return
+    output.line(f"{counts.patients} patients, {counts.studies} studies, {counts.series} series, {counts.instances} instances")
+    nothing = TierCounts(0, 0)
+    held = ((name, tier.url, counts.tiers.get(name, nothing)) for name, tier in settings.tiers.items())
+    output.print_table(("tier", "where", "instances", "bytes"), ((name, url, tier.instances, tier.bytes) for name, url, tier in held))
+
+
+def import_paths(home: Path | None, paths: Sequence[Path]) -> None:
+    """Take in files. Failed if one was refused; each of those has a line that says why."""
+    settings = load_settings(home)
+    telemetry.configure("error")  # refusals are told as progress
+    verdicts: Counter[Verdict] = Counter()
+    with wiring.importer(settings) as importer, output.progress("imported", count_files(paths)) as progression:
+        for item in importer.run(paths):
+            progression.advance()
+            verdicts[item.verdict] += 1
+            if item.verdict is Verdict.REFUSED:
+                progression.line(f"{item.source}: refused: {item.reason}")
+    output.line(", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()) or "nothing found")
+    if verdicts[Verdict.REFUSED]:
+        raise Failed
+
+
+def _tell_ready() -> None:
+    """Tell the process that started us, if it wants to know, that connections are accepted."""
+    descriptor = os.environ.pop(_READY_FD, "")
+    if descriptor.isdigit():
+        with os.fdopen(int(descriptor), "w") as pipe:
+            pipe.write("ready\n")

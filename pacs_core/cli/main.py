@@ -1,0 +1,260 @@
+"""Every command's name, arguments and help. What a command does is imported when it is called: `pacs listen` must
+answer at once, and a mistyped option must not cost a second."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pacs_core.cli.errors import exit_status
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="A medical image archive whose operations are workflows.",
+)
+peers = typer.Typer(no_args_is_help=True, help="The remote application entities that the archive may call.")
+flows = typer.Typer(no_args_is_help=True, help="The archive's operations: list, run, pause, resume, and what they did.")
+app.add_typer(peers, name="peer")
+app.add_typer(flows, name="flow")
+
+
+class Format(StrEnum):
+    """How rows are printed."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
+
+class QueryLevel(StrEnum):
+    """Query/Retrieve levels."""
+
+    PATIENT = "patient"
+    STUDY = "study"
+    SERIES = "series"
+    IMAGE = "image"
+
+
+class Root(StrEnum):
+    """Query/Retrieve information models."""
+
+    PATIENT = "patient"
+    STUDY = "study"
+
+
+Home = Annotated[Path | None, typer.Option("--home", help="The archive's directory. Default: PACS_HOME, else ~/pacs.", show_default=False)]
+Remote = Annotated[
+    str, typer.Option("--peer", "-p", help="Whom to call: a peer's AE title, or AE@HOST:PORT. Default: this archive.", show_default=False)
+]
+Calling = Annotated[str, typer.Option("--aet", help="Our AE title in the association. Default: this archive's.", show_default=False)]
+Keys = Annotated[list[str], typer.Option("--key", "-k", help="A key: Keyword=value, or Keyword alone to have it returned. Repeatable.")]
+Level = Annotated[QueryLevel, typer.Option("--level", "-l", help="The level of the query.")]
+Model = Annotated[Root, typer.Option("--root", help="The information model.")]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How rows are printed.")]
+
+
+@app.command()
+def up(home: Home = None) -> None:
+    """Start the archive with all its parts and keep them running."""
+    from pacs_core.cli import archive
+
+    archive.up(home)
+
+
+@app.command()
+def listen(home: Home = None) -> None:
+    """Run one DICOM listener process. Any number of them share the port."""
+    from pacs_core.cli import archive
+
+    archive.listen(home)
+
+
+@app.command()
+def status(home: Home = None, format: Annotated[Format, typer.Option("--format", "-f", help="table or json")] = Format.TABLE) -> None:  # noqa: A002  # the option's name
+    """Show each part, its address, what is held, and the size of each tier. Exit status 1 unless all parts run."""
+    from pacs_core.cli import archive
+
+    archive.status(home, format)
+
+
+@app.command("import")
+def import_(
+    paths: Annotated[list[Path], typer.Argument(help="Folders, zip files, DICOMDIR media or DICOM files.")], home: Home = None
+) -> None:
+    """Take in DICOM files from disk. Started again after an interruption, it continues where it was."""
+    from pacs_core.cli import archive
+
+    archive.import_paths(home, paths)
+
+
+@app.command()
+def sql(
+    command: Annotated[str | None, typer.Option("-c", "--command", help="Run this query and exit.", show_default=False)] = None,
+    format: FormatOption = Format.TABLE,  # noqa: A002  # the option's name
+    home: Home = None,
+) -> None:
+    """Query the index with SQL (read-only). Without -c: an interactive console."""
+    from pacs_core.cli import sql as console
+
+    console.run(home, command, format)
+
+
+@app.command()
+def echo(peer: Remote = "", aet: Calling = "", home: Home = None) -> None:
+    """Verify the connection to a peer (C-ECHO)."""
+    from pacs_core.cli import network
+
+    network.echo(network.target(home, peer, aet))
+
+
+@app.command()
+def store(
+    paths: Annotated[list[Path], typer.Argument(help="DICOM files or folders.")], peer: Remote = "", aet: Calling = "", home: Home = None
+) -> None:
+    """Send DICOM files to a peer (C-STORE)."""
+    from pacs_core.cli import network
+
+    network.store(network.target(home, peer, aet), paths)
+
+
+@app.command()
+def find(
+    key: Keys = [],  # noqa: B006  # Typer copies it
+    level: Level = QueryLevel.STUDY,
+    root: Model = Root.STUDY,
+    format: FormatOption = Format.TABLE,  # noqa: A002  # the option's name
+    peer: Remote = "",
+    aet: Calling = "",
+    home: Home = None,
+) -> None:
+    """Ask a peer what it holds (C-FIND)."""
+    from pacs_core.cli import network
+
+    network.find(network.target(home, peer, aet), level, root, key, format)
+
+
+@app.command()
+def move(
+    destination: Annotated[str, typer.Argument(help="The AE title to send to, as the peer knows it.")],
+    key: Keys,
+    level: Level = QueryLevel.STUDY,
+    root: Model = Root.STUDY,
+    peer: Remote = "",
+    aet: Calling = "",
+    home: Home = None,
+) -> None:
+    """Have a peer send instances to a third party (C-MOVE)."""
+    from pacs_core.cli import network
+
+    network.move(network.target(home, peer, aet), destination, level, root, key)
+
+
+@app.command()
+def get(
+    key: Keys,
+    level: Level = QueryLevel.STUDY,
+    root: Model = Root.STUDY,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path(),
+    peer: Remote = "",
+    aet: Calling = "",
+    home: Home = None,
+) -> None:
+    """Fetch instances from a peer into a folder (C-GET)."""
+    from pacs_core.cli import network
+
+    network.get(network.target(home, peer, aet), level, root, key, output)
+
+
+@peers.command("add")
+def peer_add(ae_title: str, host: str, port: Annotated[int, typer.Argument(min=1, max=65535)], home: Home = None) -> None:
+    """Enter a peer, or change its address."""
+    from pacs_core.cli import manage
+
+    manage.peer_add(home, ae_title, host, port)
+
+
+@peers.command("list")
+def peer_list(format: FormatOption = Format.TABLE, home: Home = None) -> None:  # noqa: A002  # the option's name
+    """Show the peers."""
+    from pacs_core.cli import manage
+
+    manage.peer_list(home, format)
+
+
+@peers.command("remove")
+def peer_remove(ae_title: str, home: Home = None) -> None:
+    """Forget a peer."""
+    from pacs_core.cli import manage
+
+    manage.peer_remove(home, ae_title)
+
+
+@peers.command("test")
+def peer_test(ae_title: str, home: Home = None) -> None:
+    """C-ECHO a peer."""
+    from pacs_core.cli import network
+
+    network.echo(network.target(home, ae_title, ""))
+
+
+@flows.command("list")
+def flow_list(format: FormatOption = Format.TABLE, home: Home = None) -> None:  # noqa: A002  # the option's name
+    """Show the deployed flows and their schedules."""
+    from pacs_core.cli import manage
+
+    manage.flow_list(home, format)
+
+
+@flows.command("run")
+def flow_run(
+    name: str,
+    parameter: Annotated[list[str], typer.Option("--param", "-P", help="A parameter: name=value (JSON, or plain text). Repeatable.")] = [],  # noqa: B006  # Typer copies it
+    wait: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
+    home: Home = None,
+) -> None:
+    """Run a flow now. Exit status 1 if it does not complete."""
+    from pacs_core.cli import manage
+
+    manage.flow_run(home, name, parameter, wait=wait)
+
+
+@flows.command("pause")
+def flow_pause(name: str, home: Home = None) -> None:
+    """Let a flow's schedule rest."""
+    from pacs_core.cli import manage
+
+    manage.flow_pause(home, name, paused=True)
+
+
+@flows.command("resume")
+def flow_resume(name: str, home: Home = None) -> None:
+    """Let a flow's schedule run again."""
+    from pacs_core.cli import manage
+
+    manage.flow_pause(home, name, paused=False)
+
+
+@flows.command("history")
+def flow_history(
+    name: Annotated[str | None, typer.Argument(show_default=False)] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=200)] = 20,
+    format: FormatOption = Format.TABLE,  # noqa: A002  # the option's name
+    home: Home = None,
+) -> None:
+    """Show past runs, newest first."""
+    from pacs_core.cli import manage
+
+    manage.flow_history(home, name, limit, format)
+
+
+def main() -> None:
+    """The entry point of the `pacs` command."""
+    raise SystemExit(exit_status(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""peer and flow: what an administrator enters, starts and looks after."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pacs_core import wiring
+from pacs_core.cli import output
+from pacs_core.cli.errors import Failed
+from pacs_core.errors import ConfigurationError
+from pacs_core.model import AETitle, Peer
+from pacs_core.settings import check_ae_title, load_settings
+from pacs_core.supervisor.flow_api import FlowApi, FlowRun
+
+
+def peer_add(home: Path | None, ae_title: str, host: str, port: int) -> None:
+    """Enter a peer, or change it."""
+    try:
+        title = AETitle(check_ae_title(ae_title))
+    except ValueError as exc:
+        raise ConfigurationError(f"{ae_title!r}: {exc}") from exc
+    wiring.peers(load_settings(home)).put(Peer(title, host, port))
+    output.line(f"{title} is at {host}:{port}")
+
+
+def peer_list(home: Path | None, form: str) -> None:
+    """Every peer."""
+    peers = wiring.peers(load_settings(home)).all()
+    output.print_rows(("ae_title", "host", "port"), ((p.ae_title, p.host, p.port) for p in peers), form)
+
+
+def peer_remove(home: Path | None, ae_title: str) -> None:
+    """Forget a peer. ConfigurationError if there is none of that title."""
+    if not wiring.peers(load_settings(home)).remove(ae_title):
+        raise ConfigurationError(f"{ae_title}: there is no such peer; `pacs peer list` shows them")
+
+
+def flow_list(home: Path | None, form: str) -> None:
+    """Every deployed flow."""
+    with _api(home) as api:
+        rows = [(d.name, "paused" if d.paused else "active", ", ".join(d.schedules), d.description) for d in api.deployments()]
+    output.print_rows(("flow", "schedule is", "schedule", "description"), rows, form)
+
+
+def flow_run(home: Path | None, name: str, parameters: Sequence[str], *, wait: bool) -> None:
+    """Start a run and follow it. Failed unless it completes."""
+    with _api(home) as api:
+        run = api.run(name, dict(_parameter(text) for text in parameters))
+        output.line(f"run {run.name} ({run.id})")
+        if not wait:
+            return
+        run = api.follow(run.id, changed=_tell)
+    if not run.succeeded:
+        raise Failed
+
+
+def _tell(run: FlowRun) -> None:
+    output.line(f"{run.name}: {run.state_name}{f' — {run.message}' if run.message else ''}")
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigurationError(f"--param {text}: write it as name=value")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def flow_pause(home: Path | None, name: str, *, paused: bool) -> None:
+    """Pause or resume a flow's schedule."""
+    with _api(home) as api:
+        deployment = api.pause(name) if paused else api.resume(name)
+    output.line(f"{deployment.name} is {'paused' if deployment.paused else 'active'}")
+
+
+def flow_history(home: Path | None, name: str | None, limit: int, form: str) -> None:
+    """Past runs, newest first."""
+    with _api(home) as api:
+        runs = api.history(name, limit=limit)
+    rows = [(r.deployment, r.name, r.state_name, r.started, r.ended, r.message, r.id) for r in runs]
+    output.print_rows(("flow", "run", "state", "started", "ended", "message", "id"), rows, form)
+
+
+def _api(home: Path | None) -> FlowApi:
+    return FlowApi(load_settings(home).prefect_api_url)

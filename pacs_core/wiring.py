@@ -1,0 +1,178 @@
+"""The only place that picks implementations and hands them their values from the settings."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Self
+
+import structlog
+
+from pacs_core.archive.importing import Importer
+from pacs_core.archive.indexing import Committer
+from pacs_core.archive.ingest import Ingest
+from pacs_core.archive.queries import Queries
+from pacs_core.archive.retrieval import Retrieval
+from pacs_core.dimse.client import Caller
+from pacs_core.dimse.listener import Limits, Listener
+from pacs_core.dimse.services.query import QueryService
+from pacs_core.dimse.services.retrieve import Retrieve
+from pacs_core.dimse.services.storage import Storage
+from pacs_core.dimse.services.verification import Verification
+from pacs_core.errors import UnavailableError
+from pacs_core.index.commit import LakeIndexWriter
+from pacs_core.index.lake import LakeReader, prepare_index
+from pacs_core.index.operational import FlowRuns, Peers
+from pacs_core.index.postgres import Database
+from pacs_core.index.reader import LakeIndexReader
+from pacs_core.index.sql import SQLSession
+from pacs_core.ports import ObjectStore
+from pacs_core.settings import Settings
+from pacs_core.storage.journal import SegmentJournal
+from pacs_core.storage.landing import LandingDirectory
+from pacs_core.storage.tiers import open_tier
+from pacs_core.storage.uncommitted import JournalReader
+from pacs_core.supervisor.postgres import catalog_url
+
+log = structlog.get_logger(__name__)
+
+_PREPARE_AGAIN = 0.5  # seconds
+
+
+def stores(settings: Settings) -> Mapping[str, ObjectStore]:
+    """The configured tiers by name."""
+    return {name: open_tier(tier.url, tier.options) for name, tier in settings.tiers.items()}
+
+
+def landing(settings: Settings) -> LandingDirectory:
+    """Where instances arrive."""
+    return LandingDirectory(settings.landing_root)
+
+
+def journal(settings: Settings) -> SegmentJournal:
+    """The durable queue between acknowledgement and index."""
+    return SegmentJournal(settings.journal_directory)
+
+
+def ingest(settings: Settings, to: SegmentJournal) -> Ingest:
+    """The way in."""
+    return Ingest(landing(settings), to, layout=settings.layout, duplicates=settings.duplicates, invalid_uids=settings.invalid_uids)
+
+
+def index_reader(settings: Settings) -> LakeIndexReader:
+    """Answers queries."""
+    return LakeIndexReader(LakeReader(catalog_url(settings), settings.index_data))
+
+
+def index_writer(settings: Settings) -> LakeIndexWriter:
+    """Commits to the index."""
+    return LakeIndexWriter(catalog_url(settings), settings.index_data)
+
+
+def sql_session(settings: Settings) -> SQLSession:
+    """Read-only SQL for people."""
+    return SQLSession(catalog_url(settings), settings.index_data)
+
+
+def peers(settings: Settings) -> Peers:
+    """The remote application entities."""
+    return Peers(Database(catalog_url(settings)))
+
+
+def flow_runs(settings: Settings) -> FlowRuns:
+    """What the flows did."""
+    return FlowRuns(Database(catalog_url(settings)))
+
+
+def prepare(settings: Settings) -> None:
+    """Bring the catalog's tables up to date. Idempotent; for whoever starts the archive."""
+    prepare_index(catalog_url(settings), settings.index_data)
+
+
+def committer(settings: Settings) -> Committer:
+    """What indexes the journals of this home."""
+    return Committer(
+        JournalReader(settings.journal_directory),
+        index_writer(settings),
+        index_reader(settings),
+        stores(settings),
+        landing(settings),
+        interval=settings.commit_interval,
+        rows=settings.commit_rows,
+    )
+
+
+class _Background:
+    """What runs behind ingest in every process that does it: leftovers are swept, the index prepared, journals committed.
+
+    Retries for as long as PostgreSQL does not answer; nothing waits for it but the index.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._committer = committer(settings)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="background", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._committer.stop()
+
+    def _run(self) -> None:
+        """A process boundary: the archive takes instances in whatever happens here."""
+        swept = landing(self._settings).sweep()
+        if swept:
+            log.info("incoming_files_swept", files=swept)
+        while not self._stopping.is_set():
+            try:
+                prepare(self._settings)
+            except UnavailableError as exc:
+                log.warning("index_not_ready", reason=str(exc))
+                self._stopping.wait(_PREPARE_AGAIN)
+            else:
+                self._committer.start()
+                return
+
+
+@contextmanager
+def importer(settings: Settings) -> Iterator[Importer]:
+    """Takes in files from disk; what it took in is indexed here too, should no listener be running."""
+    with closing(journal(settings)) as to, _Background(settings):
+        yield Importer(
+            ingest(settings, to),
+            settings.home / "import",
+            ae_title=settings.ae_title,
+            private=settings.accept_private_sop_classes,
+        )
+
+
+@contextmanager
+def listener(settings: Settings) -> Iterator[Listener]:
+    """One listener process: every service on the DICOM port, and the committer, if no other process has that task.
+
+    It answers as soon as it is bound; the index is opened behind that. Leaving the context commits what is pending.
+    """
+    with closing(journal(settings)) as to, _Background(settings):
+        yield _listener(settings, to)
+
+
+def _listener(settings: Settings, to: SegmentJournal) -> Listener:
+    queries = Queries(index_reader(settings), to)
+    caller = Caller(settings.ae_title, timeout=settings.association_timeout)
+    services = (
+        Verification(),
+        Storage(ingest(settings, to), private=settings.accept_private_sop_classes),
+        QueryService(queries, ae_title=settings.ae_title),
+        Retrieve(queries, Retrieval(stores(settings)), peers(settings), caller),
+    )
+    limits = Limits(
+        associations=settings.max_associations,
+        handshake=settings.association_timeout,
+        silence=settings.association_timeout,
+        idle=settings.idle_timeout,
+    )
+    return Listener((settings.dicom_host, settings.dicom_port), ae_title=settings.ae_title, services=services, limits=limits)
