@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from pydicom import Dataset
+from pydicom import DataElement, Dataset, config
 from pydicom.uid import generate_uid
 
 from tests.support import dcmtk, scu
@@ -320,6 +320,6 @@ def test_the_patient_level_is_not_part_of_study_root(asker: Asker) -> None:
 def test_a_date_that_is_none_is_refused(asker: Asker) -> None:
     identifier = Dataset()
     identifier.QueryRetrieveLevel, identifier.StudyInstanceUID = "STUDY", ""
-    identifier.add_new("StudyDate", "DA", "yesterday")  # as a client that does not check would send it
+    identifier["StudyDate"] = DataElement(0x00080020, "DA", "yesterday", validation_mode=config.IGNORE)
     _, status = scu.find(asker.listener.scp, identifier)
     assert status == 0xA900

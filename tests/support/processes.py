@@ -26,7 +26,7 @@ def free_ports(count: int) -> list[int]:
 def clean_environment(**extra: str) -> dict[str, str]:
     """This process's environment without the settings of any archive or flow engine, plus `extra`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PACS_", "PREFECT_", "DASK_"))}
-    return kept | {"PYTHONUNBUFFERED": "1"} | extra
+    return kept | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"} | extra
 
 
 def run(
@@ -88,7 +88,8 @@ class Daemon:
         try:
             return self.process.wait(timeout=within)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self.process.send_signal(signal.SIGABRT)  # Python says what its threads were doing
+            self.process.wait()
             raise AssertionError(f"did not end within {within} s of {sig.name}:\n{self.output()}") from None
 
     def kill(self) -> None:

@@ -68,7 +68,7 @@ class Study:
         ds.StudyDate, ds.StudyTime = "20240229", "101500.25"
         ds.AccessionNumber = f"A{self.uid[-10:]}"
         ds.Modality = self.modality
-        ds.StudyDescription = "Thorax"
+        ds.StudyDescription = "Synthetic study"
         ds.PatientName = "Synthetic^Case"
         ds.PatientID = self.patient_id
         ds.PatientBirthDate, ds.PatientSex = "19700131", "O"
