@@ -5,6 +5,7 @@ because the imports here are done while the server still starts.
 """
 
 import asyncio
+import importlib
 import os
 import platform
 import sys
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]  # the stubs are not among our tools
 from prefect.cli import app as prefect_cli
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
@@ -62,8 +64,17 @@ def _tell_ready() -> None:
         os.close(int(descriptor))
 
 
+def _import_flows() -> None:
+    """Import what deploying will need, while the server still starts."""
+    importlib.import_module("prefect.cli.deploy")
+    importlib.import_module("prefect.cli.worker")
+    for deployment in yaml.safe_load(PROJECT.read_text())["deployments"]:
+        importlib.import_module(deployment["entrypoint"].rpartition(".")[0])
+
+
 def main() -> None:
     """Deploy, then work until SIGTERM."""
+    _import_flows()
     asyncio.run(_make_pool())
     _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(PROJECT))
     _tell_ready()

@@ -29,6 +29,11 @@ WORK_POOL = "pacs"  # as in deployments/
 LISTENER = "listener"
 WEB = "web"
 
+_DASK_ENVIRONMENT = {
+    "DASK_LOGGING__DISTRIBUTED": "warning",
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false",  # would look at every worker's stack 100 times a second
+}
+
 # Beside the package, both in a checkout and where it is installed.
 DEPLOYMENTS = Path(pacs_core.__file__).resolve().parent.parent / "deployments"
 
@@ -64,9 +69,12 @@ def prefect_environment(settings: Settings, database_url: str) -> dict[str, str]
         "PREFECT_SERVER_UI_V2_ENABLED": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        # deployments/server.py does it, later: it would delay the start by seconds.
+        "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+        "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "DO_NOT_TRACK": "1",
-        "DASK_LOGGING__DISTRIBUTED": "warning",
+        **_DASK_ENVIRONMENT,
     }
 
 
@@ -152,7 +160,7 @@ def _dask_scheduler(settings: Settings) -> Part:
         name=DASK,
         command=(*command, "--dashboard-address", "127.0.0.1:0"),
         address=settings.scheduler_address,
-        env={"DASK_LOGGING__DISTRIBUTED": "warning"},
+        env=_DASK_ENVIRONMENT,
         probe=partial(answers_tcp, "127.0.0.1", settings.dask_port),
     )
 
