@@ -29,7 +29,8 @@ def mapped(file: BinaryIO) -> Iterator[memoryview]:
     if not file.tell():
         yield memoryview(b"")
         return
-    with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content, memoryview(content) as view:
+    # Not closed explicitly: the traceback of an error may still hold a part of it. It ends with its last view.
+    with memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)) as view:
         yield view
 
 

@@ -49,7 +49,7 @@ def transcode(path: Path, wanted: str) -> bytes:
             with mapped(file) as content, content[meta.data_offset :] as data:
                 if stored == wanted:
                     return bytes(data)
-                native = data if stored in _ENCODINGS else memoryview(_decoded(path, is_implicit=guess_transfer_syntax(bytes(data[:6])) == ImplicitVRLittleEndian))
+                native = data if stored in _ENCODINGS else memoryview(_decoded(path, is_implicit=_looks_implicit(data)))
                 return _reencoded(native, stored if stored in _ENCODINGS else ExplicitVRLittleEndian, wanted)
     except FileNotFoundError as exc:
         raise ObjectMissing(f"there is no file {path.name}") from exc
@@ -70,8 +70,16 @@ def _reencoded(data: memoryview, stored: str, wanted: str) -> bytes:
     source, target = _ENCODINGS[stored], _ENCODINGS[wanted]
     if stored == DeflatedExplicitVRLittleEndian:
         data = memoryview(inflate(data))
-    encoded = bytes(data) if source == target else write_elements(read_elements(data, source), target, source=source)
+    encoded = (
+        bytes(data)
+        if source == target and _looks_implicit(data) == source.implicit
+        else write_elements(read_elements(data, source), target, source=source)
+    )
     return _deflated(encoded) if wanted == DeflatedExplicitVRLittleEndian else encoded
+
+
+def _looks_implicit(data: memoryview) -> bool:
+    return guess_transfer_syntax(bytes(data[:6])) == ImplicitVRLittleEndian
 
 
 def _deflated(data: bytes) -> bytes:
