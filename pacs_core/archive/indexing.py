@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from pacs_core.dicom.part10 import same_data_set
-from pacs_core.errors import IndexUnavailable, PacsError, UnavailableError
+from pacs_core.errors import IndexUnavailable, PacsError, StorageUnavailable, UnavailableError
 from pacs_core.model import InstanceRecord, Level, Query, StoredObject
 from pacs_core.ports import CommitResult, IndexReader, IndexWriter, Journal, LandingStore, ObjectStore, Uncommitted
 
@@ -165,7 +165,7 @@ class _Settlement:
 
     def _remove_superseded(self, old: StoredObject) -> None:
         try:
-            self._stores[old.tier].delete(old.path)
+            self._store(old.tier).delete(old.path)
         except PacsError as exc:
             log.warning("superseded_not_removed", SOPInstanceUID=old.SOPInstanceUID, tier=old.tier, path=old.path, error=str(exc))
         else:
@@ -178,7 +178,7 @@ class _Settlement:
             if not held or (held[0].tier, held[0].path) == (record.tier, record.path):
                 return
             if self._is_copy(record, held[0]):
-                self._stores[record.tier].delete(record.path)
+                self._store(record.tier).delete(record.path)
                 log.info(
                     "copy_removed", SOPInstanceUID=record.SOPInstanceUID, path=record.path, held_tier=held[0].tier, held_path=held[0].path
                 )
@@ -191,5 +191,10 @@ class _Settlement:
             log.warning("conflict_not_settled", SOPInstanceUID=record.SOPInstanceUID, tier=record.tier, path=record.path, error=str(exc))
 
     def _is_copy(self, record: InstanceRecord, held: StoredObject) -> bool:
-        with self._stores[record.tier].open(record.path) as new, self._stores[held.tier].open(held.path) as old:
+        with self._store(record.tier).open(record.path) as new, self._store(held.tier).open(held.path) as old:
             return same_data_set(old, new)
+
+    def _store(self, tier: str) -> ObjectStore:
+        if tier not in self._stores:
+            raise StorageUnavailable(f"the index names tier {tier}, which is not configured")
+        return self._stores[tier]

@@ -1,0 +1,293 @@
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from struct import pack
+
+import pydicom.data
+import pytest
+from pydicom.datadict import tag_for_keyword
+
+from pacs_core.archive.ingest import Fate, Ingest, Ingested
+from pacs_core.dicom.file_meta import build_file_meta, read_file_meta
+from pacs_core.errors import (
+    DataSetMismatch,
+    DuplicateInstance,
+    InvalidUID,
+    PacsError,
+    StorageFull,
+    StorageUnavailable,
+    UnreadableDataSet,
+)
+from pacs_core.model import UID, Duplicates, InstanceRecord, InvalidUIDs, Layout, Origin, StoreRequest
+from pacs_core.storage.journal import SegmentJournal
+from pacs_core.storage.landing import LandingDirectory
+from pacs_core.storage.uncommitted import JournalReader
+
+BUNDLED = Path(pydicom.data.__file__).parent / "test_files"
+WHEN = datetime(2024, 2, 29, 12, tzinfo=UTC)
+REQUEST = StoreRequest(UID("1.2.840.10008.5.1.4.1.1.7"), UID("1.2.3.4"), UID("1.2.840.10008.1.2"), Origin("CT1", "PACS", WHEN))
+
+
+def data_set(**attributes: str) -> bytes:
+    """A data set in implicit VR little endian, its values as they are: pydicom refuses to write wrong ones."""
+    values = {"SOPClassUID": REQUEST.SOPClassUID, "SOPInstanceUID": "1.2.3.4", "StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.3"}
+    elements = {}
+    for keyword, value in {**values, "PatientID": "P1", **attributes}.items():
+        tag = tag_for_keyword(keyword)
+        assert tag is not None
+        raw = value.encode() + b"\0" * (len(value) % 2)
+        elements[tag] = pack("<HHI", tag >> 16, tag & 0xFFFF, len(raw)) + raw if value else b""
+    return b"".join(elements[tag] for tag in sorted(elements))
+
+
+class Home:
+    """An archive's ingest on real files."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        layout: Layout = Layout.UID,
+        duplicates: Duplicates = Duplicates.KEEP_FIRST,
+        invalid_uids: InvalidUIDs = InvalidUIDs.REFUSE,
+    ) -> None:
+        self.hot, self.journal = root / "hot", root / "journal"
+        self.ingest = Ingest(LandingDirectory(self.hot), SegmentJournal(self.journal), layout=layout, duplicates=duplicates, invalid_uids=invalid_uids)
+
+    def store(self, data: bytes, request: StoreRequest = REQUEST) -> Ingested:
+        with self.ingest.begin(request) as ingestion:
+            for start in range(0, len(data), 100):
+                ingestion.write(data[start : start + 100])
+            return ingestion.finish()
+
+    def journalled(self) -> list[InstanceRecord]:
+        return list(JournalReader(self.journal).pending(100_000)[0])
+
+    def files(self) -> list[str]:
+        """Everything below the tier, hidden files included."""
+        return sorted(path.relative_to(self.hot).as_posix() for path in self.hot.rglob("*") if path.is_file())
+
+    def quarantined(self) -> list[bytes]:
+        return [path.read_bytes() for path in (self.hot / ".quarantine").rglob("*.dcm")]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+def later(minutes: int = 1) -> StoreRequest:
+    return replace(REQUEST, origin=Origin("CT2", "PACS", WHEN.replace(minute=minutes)))
+
+
+def test_what_is_stored_is_the_data_set_with_its_origin(home: Home) -> None:
+    data = data_set()
+    outcome = home.store(data)
+    assert outcome.fate is Fate.STORED
+    assert home.files() == [outcome.record.path] == ["1.2/1.2.3/1.2.3.4.dcm"]
+    content = (home.hot / outcome.record.path).read_bytes()
+    meta = read_file_meta(BytesIO(content))
+    assert content[meta.data_offset :] == data
+    assert meta.origin == REQUEST.origin
+    assert (outcome.record.size, outcome.record.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert outcome.record.header["PatientID"] == "P1"
+    assert home.journalled() == [outcome.record]
+
+
+def test_the_date_layout_goes_by_the_day_of_reception(tmp_path: Path) -> None:
+    home = Home(tmp_path, layout=Layout.DATE)
+    assert home.store(data_set()).record.path == "2024/02/29/1.2.3.4.dcm"
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"", UnreadableDataSet),
+        (b"not DICOM at all, just some text", UnreadableDataSet),
+        (data_set()[:-3], UnreadableDataSet),
+        (data_set(SOPInstanceUID="1.2.3.5"), DataSetMismatch),
+        (data_set(SOPInstanceUID=""), DataSetMismatch),
+        (data_set(SOPClassUID="1.2.840.10008.5.1.4.1.1.2"), DataSetMismatch),
+        (data_set(StudyInstanceUID=""), DataSetMismatch),
+        (data_set(SeriesInstanceUID=""), DataSetMismatch),
+        (data_set(StudyInstanceUID="../../etc"), InvalidUID),
+        (data_set(SeriesInstanceUID="1.02"), InvalidUID),
+    ],
+)
+def test_what_cannot_be_accepted_is_refused_and_leaves_nothing(home: Home, data: bytes, error: type[PacsError]) -> None:
+    with pytest.raises(error):
+        home.store(data)
+    assert home.files() == []
+    assert home.journalled() == []
+
+
+@pytest.mark.parametrize("uid", ["", "1.2.a", "../x", "1" * 65])
+def test_a_request_with_an_invalid_uid_is_refused_before_anything_is_written(home: Home, uid: str) -> None:
+    with pytest.raises(InvalidUID):
+        home.ingest.begin(replace(REQUEST, SOPInstanceUID=UID(uid)))
+    assert not home.hot.exists()
+
+
+def test_by_setting_invalid_uids_are_accepted_under_a_digest(tmp_path: Path) -> None:
+    home = Home(tmp_path, invalid_uids=InvalidUIDs.DIGEST)
+    outcome = home.store(data_set(SOPInstanceUID="../x", StudyInstanceUID="..", SeriesInstanceUID="a/b"), replace(REQUEST, SOPInstanceUID=UID("../x")))
+    assert outcome.record.SOPInstanceUID == "../x"
+    assert outcome.record.StudyInstanceUID == ".."
+    assert home.files() == [outcome.record.path]
+    assert all(part.startswith("x-") for part in outcome.record.path.split("/"))
+    with pytest.raises(InvalidUID):
+        home.ingest.begin(replace(REQUEST, SOPInstanceUID=UID("1" * 2000)))
+
+
+def test_aborting_leaves_nothing(home: Home) -> None:
+    ingestion = home.ingest.begin(REQUEST)
+    ingestion.write(data_set())
+    ingestion.abort()
+    with home.ingest.begin(REQUEST) as other:
+        other.write(b"half")
+    assert home.files() == []
+
+
+@pytest.mark.parametrize("policy", [Duplicates.KEEP_FIRST, Duplicates.REJECT])
+def test_the_same_data_set_again_is_harmless(tmp_path: Path, policy: Duplicates) -> None:
+    home = Home(tmp_path, duplicates=policy)
+    first = home.store(data_set())
+    again = home.store(data_set(), later())
+    assert again == Ingested(first.record, Fate.ALREADY_HELD)
+    assert home.files() == [first.record.path]
+    assert home.journalled() == [first.record, first.record]
+
+
+def test_keep_first_puts_another_data_set_into_quarantine(home: Home) -> None:
+    first = home.store(data_set())
+    other = data_set(PatientID="P2")
+    outcome = home.store(other, later())
+    assert outcome == Ingested(first.record, Fate.KEPT_FIRST)
+    [quarantined] = home.quarantined()
+    assert quarantined.endswith(other)
+    assert {record.path for record in home.journalled()} == {first.record.path}
+    assert all(record.header["PatientID"] == "P1" for record in home.journalled())
+
+
+def test_reject_refuses_another_data_set_and_keeps_nothing_of_it(tmp_path: Path) -> None:
+    home = Home(tmp_path, duplicates=Duplicates.REJECT)
+    first = home.store(data_set())
+    with pytest.raises(DuplicateInstance):
+        home.store(data_set(PatientID="P2"), later())
+    assert home.files() == [first.record.path]
+
+
+def test_replace_puts_another_data_set_beside_the_first_to_take_over(tmp_path: Path) -> None:
+    home = Home(tmp_path, duplicates=Duplicates.REPLACE)
+    first = home.store(data_set())
+    second = home.store(data_set(PatientID="P2"), later(1))
+    third = home.store(data_set(PatientID="P3"), later(2))
+    assert second.record.path == f"1.2/1.2.3/1.2.3.4~{second.record.sha256[:8]}.dcm"
+    assert home.files() == sorted({first.record.path, second.record.path, third.record.path})
+    assert home.journalled() == [first.record, second.record, third.record]
+    assert all(record.replaces for record in home.journalled())
+
+
+def test_an_object_that_nobody_was_told_of_is_adopted(home: Home) -> None:
+    """As a process leaves it that is killed between naming and journalling."""
+    content = build_file_meta(REQUEST) + data_set()
+    path = home.hot / "1.2/1.2.3/1.2.3.4.dcm"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    outcome = home.store(data_set(), later())
+    assert outcome.fate is Fate.ALREADY_HELD
+    [record] = home.journalled()
+    assert (record.size, record.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert record.origin == REQUEST.origin
+
+
+def test_pydicoms_images_come_back_as_they_were_sent(home: Home) -> None:
+    for name in ("CT_small.dcm", "JPEG2000.dcm", "image_dfl.dcm", "MR_small_bigendian.dcm", "reportsi.dcm"):
+        content = (BUNDLED / name).read_bytes()
+        meta = read_file_meta(BytesIO(content))
+        request = StoreRequest(UID(meta.SOPClassUID), UID(meta.SOPInstanceUID), UID(meta.TransferSyntaxUID), REQUEST.origin)
+        record = home.store(content[meta.data_offset :], request).record
+        stored = (home.hot / record.path).read_bytes()
+        assert stored[read_file_meta(BytesIO(stored)).data_offset :] == content[meta.data_offset :]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], check=True)
+    yield mount
+    subprocess.run(["umount", "--lazy", mount], check=True)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(small_disk: Path) -> None:
+    home = Home(small_disk)
+    stored = home.store(data_set())
+    with pytest.raises(StorageFull):
+        home.store(data_set(SOPInstanceUID="1.2.3.5", PatientID="x" * (2 << 20)), replace(REQUEST, SOPInstanceUID=UID("1.2.3.5")))
+    assert home.files() == [stored.record.path]
+    assert home.store(data_set(SOPInstanceUID="1.2.3.6"), replace(REQUEST, SOPInstanceUID=UID("1.2.3.6"))).fate is Fate.STORED
+
+
+def test_a_read_only_disk_is_told(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(StorageUnavailable):
+        Home(small_disk).store(data_set())
+
+
+def test_without_a_durable_journal_nothing_is_acknowledged_and_the_repetition_heals(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    real = os.fdatasync
+
+    def fail_second(fd: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the first is that of the object, the second that of the journal
+            raise OSError(errno.EIO, "Input/output error")
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", fail_second)
+    with pytest.raises(StorageUnavailable):
+        home.store(data_set())
+    again = home.store(data_set(), later())
+    assert again.fate is Fate.ALREADY_HELD
+    assert again.record in home.journalled()
+
+
+SENDER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from pacs_core.model import UID
+from tests.unit.archive.test_ingest import Home, data_set, REQUEST
+home = Home(Path(sys.argv[1]))
+for number in range(1_000_000):
+    uid = f"1.2.3.4.{number}"
+    home.store(data_set(SOPInstanceUID=uid), replace(REQUEST, SOPInstanceUID=UID(uid)))
+    print(uid, flush=True)
+"""
+
+
+@pytest.mark.parametrize("acknowledged", [1, 7, 40])
+def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path, acknowledged: int) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    with subprocess.Popen([sys.executable, "-c", SENDER, tmp_path], stdout=subprocess.PIPE, env=environment) as sender:
+        assert sender.stdout is not None
+        for _ in range(acknowledged):
+            sender.stdout.readline()
+        sender.send_signal(signal.SIGKILL)
+    home = Home(tmp_path)
+    records = {record.SOPInstanceUID: record for record in home.journalled()}
+    assert len(records) >= acknowledged
+    for record in records.values():
+        assert hashlib.sha256((home.hot / record.path).read_bytes()).hexdigest() == record.sha256
+    LandingDirectory(home.hot).sweep()
+    assert len(home.files()) <= len(records) + 1  # one may have been named and not journalled
