@@ -49,7 +49,8 @@ class Tier:
 
     def local_path(self, path: str) -> Path | None:
         """The object as a local file; see ports.ObjectStore."""
-        return Path(self._resolve(path)) if self._is_local else None
+        resolved = self._resolve(path)
+        return Path(resolved) if self._is_local else None
 
     def exists(self, path: str) -> bool:
         """Whether there is such an object; see ports.ObjectStore."""

@@ -1,7 +1,7 @@
 """What every tier must do, whatever is behind its URL. A backend joins by one more entry in BACKENDS."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +37,9 @@ BACKENDS: dict[str, Callable[[Path], str]] = {"file": _local, "memory": _memory}
 
 
 @pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     url = BACKENDS[request.param](tmp_path)
-    yield Backend(open_tier(url), url)
+    return Backend(open_tier(url), url)
 
 
 def test_an_object_is_read_from_anywhere(backend: Backend) -> None:
@@ -82,7 +82,15 @@ def test_deleting_is_idempotent(backend: Backend) -> None:
 
 
 def test_listing_leaves_temporary_and_quarantined_files_out(backend: Backend) -> None:
-    for path in ("1/2/3.dcm", "1/2/4.dcm", "2024/01/01/5.dcm", ".incoming/6.part", ".quarantine/2024-01-01/7.dcm", "1/.hidden/8.dcm", "1/.9"):
+    for path in (
+        "1/2/3.dcm",
+        "1/2/4.dcm",
+        "2024/01/01/5.dcm",
+        ".incoming/6.part",
+        ".quarantine/2024-01-01/7.dcm",
+        "1/.hidden/8.dcm",
+        "1/.9",
+    ):
         backend.put(path, path.encode())
     assert sorted(backend.store.list()) == [("1/2/3.dcm", 9), ("1/2/4.dcm", 9), ("2024/01/01/5.dcm", 16)]
 
@@ -112,7 +120,7 @@ def test_only_local_tiers_have_local_paths(backend: Backend) -> None:
 def test_a_path_out_of_the_tier_is_refused(backend: Backend, path: str) -> None:
     for use in (backend.store.open, backend.store.exists, backend.store.local_path):
         with pytest.raises(PacsError):
-            use(path)  # type: ignore[operator]  # each takes a path
+            use(path)
 
 
 def test_a_path_without_a_scheme_is_local(tmp_path: Path) -> None:

@@ -100,7 +100,18 @@ class Home:
         self.landing.place(incoming, path)
         incoming.discard()
         record = InstanceRecord(
-            uid, request.SOPClassUID, request.TransferSyntaxUID, UID("1.3"), UID("1.2"), {}, "hot", path, incoming.size, sha256, ORIGIN, replaces
+            uid,
+            request.SOPClassUID,
+            request.TransferSyntaxUID,
+            UID("1.3"),
+            UID("1.2"),
+            {},
+            "hot",
+            path,
+            incoming.size,
+            sha256,
+            ORIGIN,
+            replaces,
         )
         self.journal.append(record)
         return record

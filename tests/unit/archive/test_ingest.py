@@ -60,7 +60,9 @@ class Home:
         invalid_uids: InvalidUIDs = InvalidUIDs.REFUSE,
     ) -> None:
         self.hot, self.journal = root / "hot", root / "journal"
-        self.ingest = Ingest(LandingDirectory(self.hot), SegmentJournal(self.journal), layout=layout, duplicates=duplicates, invalid_uids=invalid_uids)
+        self.ingest = Ingest(
+            LandingDirectory(self.hot), SegmentJournal(self.journal), layout=layout, duplicates=duplicates, invalid_uids=invalid_uids
+        )
 
     def store(self, data: bytes, request: StoreRequest = REQUEST) -> Ingested:
         with self.ingest.begin(request) as ingestion:
@@ -138,7 +140,9 @@ def test_a_request_with_an_invalid_uid_is_refused_before_anything_is_written(hom
 
 def test_by_setting_invalid_uids_are_accepted_under_a_digest(tmp_path: Path) -> None:
     home = Home(tmp_path, invalid_uids=InvalidUIDs.DIGEST)
-    outcome = home.store(data_set(SOPInstanceUID="../x", StudyInstanceUID="..", SeriesInstanceUID="a/b"), replace(REQUEST, SOPInstanceUID=UID("../x")))
+    outcome = home.store(
+        data_set(SOPInstanceUID="../x", StudyInstanceUID="..", SeriesInstanceUID="a/b"), replace(REQUEST, SOPInstanceUID=UID("../x"))
+    )
     assert outcome.record.SOPInstanceUID == "../x"
     assert outcome.record.StudyInstanceUID == ".."
     assert home.files() == [outcome.record.path]

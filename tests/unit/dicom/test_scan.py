@@ -1,5 +1,6 @@
 import warnings
 import zlib
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from struct import pack
@@ -27,7 +28,7 @@ from pydicom.valuerep import PersonName
 from pacs_core.dicom.attributes import INDEXED
 from pacs_core.dicom.file_meta import read_file_meta
 from pacs_core.dicom.scan import scan
-from pacs_core.errors import PacsError, UnreadableDataSet
+from pacs_core.errors import UnreadableDataSet
 
 BUNDLED = Path(pydicom.data.__file__).parent / "test_files"
 BUNDLED_FILES = sorted(
@@ -115,7 +116,7 @@ def test_every_way_to_cut_a_data_set_short_is_refused(syntax: str) -> None:
     if syntax != DeflatedExplicitVRLittleEndian:  # a cut between two elements leaves a shorter, whole data set
         for tag in sorted(ds.keys()):
             head = Dataset()
-            head.update({other: ds[other] for other in ds.keys() if other < tag})
+            head.update({other.tag: other for other in ds if other.tag < tag})
             boundaries.add(len(encoded(head, syntax)))
     for length in range(1, len(data)):
         boundary = max((boundary for boundary in boundaries if boundary <= length), default=0)
@@ -226,10 +227,8 @@ def test_pydicoms_files_are_read_as_pydicom_reads_them(path: Path) -> None:
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=400), st.sampled_from([*SYNTAXES, JPEGBaseline8Bit]))
 def test_random_bytes_are_read_or_refused(data: bytes, syntax: str) -> None:
-    try:
+    with suppress(UnreadableDataSet):
         assert isinstance(scan(data, syntax).header, dict)
-    except PacsError as exc:
-        assert isinstance(exc, UnreadableDataSet)
 
 
 @settings(max_examples=300)
@@ -238,7 +237,5 @@ def test_damaged_data_sets_are_read_or_refused(data: st.DataObject, syntax: str)
     content = bytearray(encoded(sample(), syntax))
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with suppress(UnreadableDataSet):
         assert isinstance(scan(content, syntax).header, dict)
-    except PacsError as exc:
-        assert isinstance(exc, UnreadableDataSet)

@@ -1,15 +1,16 @@
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from pacs_core.errors import StorageFull, StorageUnavailable
 from pacs_core.storage.files import abandoned, create_locked, make_directories, translated, write_atomically
-import os
 
 
 @pytest.mark.parametrize(
-    ("code", "expected"), [(errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull), (errno.EIO, StorageUnavailable), (errno.EROFS, StorageUnavailable)]
+    ("code", "expected"),
+    [(errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull), (errno.EIO, StorageUnavailable), (errno.EROFS, StorageUnavailable)],
 )
 def test_errors_of_the_operating_system_are_translated(code: int, expected: type[Exception]) -> None:
     with pytest.raises(expected) as caught, translated("testing"):

@@ -21,7 +21,7 @@ def sealed(store: LandingDirectory, content: bytes = b"content") -> IncomingFile
 
 
 def left_over(root: Path) -> list[str]:
-    return os.listdir(root / INCOMING)
+    return [path.name for path in (root / INCOMING).iterdir()]
 
 
 def test_what_is_placed_is_what_was_written_and_read_only(tmp_path: Path) -> None:
@@ -116,9 +116,9 @@ def test_a_full_disk_is_told_and_leaves_nothing(small_disk: Path) -> None:
     store = LandingDirectory(small_disk / "hot")
     store.place(sealed(store, b"fits"), "1/2/3.dcm")
     incoming = store.incoming()
+    incoming.write(bytes(1 << 19))
     with pytest.raises(StorageFull):
-        for _ in range(64):
-            incoming.write(bytes(1 << 16))
+        incoming.write(bytes(1 << 20))
     with pytest.raises(StorageUnavailable):
         incoming.seal()
     incoming.discard()
