@@ -190,7 +190,8 @@ def test_every_composite_instance_of_pydicoms_files_goes_in(home: Home) -> None:
         # Cut short, or with the first bytes missing
         "MR_truncated.dcm", "rtplan_truncated.dcm", "no_meta.dcm",
         # Without a SOPClassUID and SOPInstanceUID in the data set
-        "UN_sequence.dcm", "empty_charset_LEI.dcm", "meta_missing_tsyntax.dcm", "nested_priv_SQ.dcm", "no_meta_group_length.dcm", "priv_SQ.dcm",
+        "UN_sequence.dcm", "empty_charset_LEI.dcm", "meta_missing_tsyntax.dcm", "nested_priv_SQ.dcm", "no_meta_group_length.dcm",
+        "priv_SQ.dcm",
         # Without StudyInstanceUID and SeriesInstanceUID
         "JPEGLSNearLossless_08.dcm", "JPEGLSNearLossless_16.dcm", "SC_rgb_jls_lossy_line.dcm", "SC_rgb_jls_lossy_sample.dcm",
     }  # fmt: skip

@@ -120,9 +120,11 @@ def test_many_threads_share_syncs_and_lose_nothing(tmp_path: Path, monkeypatch: 
         real(fd)
 
     monkeypatch.setattr(os, "fdatasync", slow)
-    threads = [
-        threading.Thread(target=lambda base=base: [journal.append(record(base + i)) for i in range(10)]) for base in range(0, 160, 10)
-    ]
+    def append_ten(first: int) -> None:
+        for number in range(first, first + 10):
+            journal.append(record(number))
+
+    threads = [threading.Thread(target=append_ten, args=(first,)) for first in range(0, 160, 10)]
     for thread in threads:
         thread.start()
     for thread in threads:
