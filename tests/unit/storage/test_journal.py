@@ -120,6 +120,7 @@ def test_many_threads_share_syncs_and_lose_nothing(tmp_path: Path, monkeypatch: 
         real(fd)
 
     monkeypatch.setattr(os, "fdatasync", slow)
+
     def append_ten(first: int) -> None:
         for number in range(first, first + 10):
             journal.append(record(number))
