@@ -1,13 +1,14 @@
 """A real PostgreSQL for the index's tests, and an empty index in a database of its own for each test."""
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from pacs_core.index.lake import prepare_index
+from pacs_core.index.commit import LakeIndexWriter
+from pacs_core.index.lake import LakeReader, prepare_index
+from pacs_core.index.postgres import Database
+from pacs_core.index.reader import LakeIndexReader
 from tests.support.catalog import Catalogs
 
 
@@ -42,3 +43,24 @@ def new_place(catalogs: Catalogs, tmp_path_factory: pytest.TempPathFactory) -> C
 @pytest.fixture
 def place(new_place: Callable[[], Place]) -> Place:
     return new_place()
+
+
+@pytest.fixture
+def writer(place: Place) -> Iterator[LakeIndexWriter]:
+    writer = LakeIndexWriter(place.catalog_url, place.data_path)
+    yield writer
+    writer.close()
+
+
+@pytest.fixture
+def reader(place: Place) -> Iterator[LakeIndexReader]:
+    reader = LakeIndexReader(LakeReader(place.catalog_url, place.data_path))
+    yield reader
+    reader.close()
+
+
+@pytest.fixture
+def database(place: Place) -> Iterator[Database]:
+    database = Database(place.catalog_url)
+    yield database
+    database.close()

@@ -1,0 +1,89 @@
+"""The decisions about keys, without a database."""
+
+from datetime import timedelta
+
+from pacs_core.index.keys import HeldKeys, held_object, plan_keys
+from pacs_core.model import InstanceRecord, Origin
+from tests.support.records import RECEIVED, record
+
+NOTHING = HeldKeys({}, {})
+
+
+def later(minutes: int) -> Origin:
+    return Origin("MODALITY", "PACS", RECEIVED + timedelta(minutes=minutes))
+
+
+def replacement(number: int, *, path: str, minutes: int) -> InstanceRecord:
+    return record(number, path=path, sha256=path.ljust(64, "0"), origin=later(minutes), replaces=True)
+
+
+def held(*records: InstanceRecord, before: tuple[InstanceRecord, ...] = ()) -> HeldKeys:
+    former = {item.SOPInstanceUID: [held_object(item)] for item in before}
+    return HeldKeys({item.SOPInstanceUID: held_object(item) for item in records}, former)
+
+
+def test_a_new_instance_takes_its_key() -> None:
+    plan = plan_keys([record(1)], NOTHING)
+    assert plan.added == (record(1),)
+    assert not plan.unsure
+
+
+def test_an_instance_that_is_held_already_is_repeated_and_looked_up_in_the_lake() -> None:
+    plan = plan_keys([record(1)], held(record(1)))
+    assert (plan.added, plan.repeated, plan.unsure) == ((), 1, {record(1).SOPInstanceUID})
+
+
+def test_another_object_of_a_held_instance_is_conflicting() -> None:
+    other = record(1, path="elsewhere.dcm")
+    plan = plan_keys([other], held(record(1)))
+    assert plan.conflicting == (other,)
+    assert not plan.winners
+
+
+def test_duplicates_within_a_batch_are_treated_like_duplicates_across_batches() -> None:
+    other = record(1, path="elsewhere.dcm")
+    plan = plan_keys([record(1), record(1), other], NOTHING)
+    assert (plan.added, plan.repeated, plan.conflicting) == ((record(1),), 1, (other,))
+
+
+def test_a_replacement_takes_the_key_and_names_who_gave_way() -> None:
+    newer = replacement(1, path="new.dcm", minutes=1)
+    plan = plan_keys([newer], held(record(1)))
+    assert plan.changed == (newer,)
+    assert plan.superseded == (held_object(record(1)).object,)
+
+
+def test_a_replacement_within_a_batch_is_added_once() -> None:
+    newer = replacement(1, path="new.dcm", minutes=1)
+    plan = plan_keys([record(1), newer], NOTHING)
+    assert (plan.added, plan.changed) == ((newer,), ())
+    assert plan.superseded == (held_object(record(1)).object,)
+
+
+def test_a_replayed_replacement_names_again_who_gave_way() -> None:
+    newer = replacement(1, path="new.dcm", minutes=1)
+    plan = plan_keys([newer], held(newer, before=(record(1),)))
+    assert (plan.changed, plan.repeated) == ((), 1)
+    assert plan.superseded == (held_object(record(1)).object,)
+
+
+def test_a_replayed_replacement_that_was_replaced_itself_does_not_take_its_key_back() -> None:
+    second = replacement(1, path="second.dcm", minutes=1)
+    third = replacement(1, path="third.dcm", minutes=2)
+    plan = plan_keys([second], held(third, before=(second,)))
+    assert (plan.changed, plan.repeated, plan.winners) == ((), 1, {})
+
+
+def test_the_same_object_received_anew_after_it_was_replaced_takes_its_key_back() -> None:
+    newer = replacement(1, path="new.dcm", minutes=1)
+    again = record(1, origin=later(2), replaces=True)
+    plan = plan_keys([again], held(newer, before=(record(1),)))
+    assert plan.changed == (again,)
+    assert plan.superseded == (held_object(newer).object,)  # and not its own path
+
+
+def test_an_object_written_anew_at_its_own_path_refreshes_the_row() -> None:
+    restored = record(1, sha256="f" * 64, origin=later(1))
+    plan = plan_keys([restored], held(record(1)))
+    assert plan.changed == (restored,)
+    assert plan.superseded == ()
