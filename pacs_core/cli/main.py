@@ -1,6 +1,7 @@
 """Every command's name, arguments and help. What a command does is imported when it is called: `pacs listen` must
 answer at once, and a mistyped option must not cost a second."""
 
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -253,6 +254,8 @@ def flow_history(
 
 def main() -> None:
     """The entry point of the `pacs` command."""
+    # pydicom quotes the values that it finds fault with, and those may name a patient.
+    warnings.filterwarnings("ignore", module="pydicom")
     raise SystemExit(exit_status(app))
 
 

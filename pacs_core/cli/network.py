@@ -120,8 +120,9 @@ def _local_instance(path: Path) -> _LocalInstance:
 def find(to: Target, level: str, root: str, keys: Sequence[str], form: str) -> None:
     """C-FIND; one row a match, one column a key."""
     model = sop_class(root, Operation.FIND)
-    identifier = _identifier(level, keys or _DEFAULT_KEYS[level.upper()])
-    columns = [element.keyword for element in identifier if element.keyword != "QueryRetrieveLevel"]
+    wanted = keys or _DEFAULT_KEYS[level.upper()]
+    identifier = _identifier(level, wanted)
+    columns = [key.partition("=")[0] for key in wanted]
     with to.association([Proposal(model, _UNCOMPRESSED)]) as assoc:
         matches = (header_of(match) for match in client.find(assoc, model, identifier))
         output.print_rows(columns, ([match.get(column, "") for column in columns] for match in matches), form)

@@ -8,15 +8,7 @@ from typing import BinaryIO
 
 from pacs_core.dimse import command as commands
 from pacs_core.dimse.command import DATA_SET, NO_DATA_SET, Command, CommandField
-from pacs_core.dimse.connection import (
-    RELEASE_RP,
-    RELEASE_RQ,
-    Aborted,
-    AssociationEnded,
-    Connection,
-    Fragment,
-    ProtocolViolation,
-)
+from pacs_core.dimse.connection import AssociationEnded, Connection, Fragment, ProtocolViolation
 from pacs_core.dimse.negotiation import Agreement, Context
 from pacs_core.errors import PacsError
 
@@ -146,24 +138,6 @@ class Association:
 
     def release(self) -> None:
         """Release in order, as the requestor (PS3.8 7.2). The connection is closed, come what may."""
-        try:
-            self.connection.release_pdu(RELEASE_RQ)
-            self._await_release_response()
-        except AssociationEnded:
-            pass  # it is over, which is what was wanted
-        finally:
-            self.connection.close()
-
-    def _await_release_response(self) -> None:
-        while True:
-            pdu_type, _ = self.connection.read_pdu()
-            if pdu_type == RELEASE_RP:
-                return
-            if pdu_type == RELEASE_RQ:  # release collision (PS3.8 9.2, Sta9): both sides asked
-                self.connection.release_pdu(RELEASE_RP)
-
-    def confirm_release(self) -> None:
-        """Answer the peer's release request and close."""
-        with suppress(Aborted):
-            self.connection.release_pdu(RELEASE_RP)
+        with suppress(AssociationEnded):  # it is over, which is what was wanted
+            self.connection.release()
         self.connection.close()

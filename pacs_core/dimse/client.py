@@ -2,7 +2,6 @@
 
 import itertools
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 from pydicom import Dataset
@@ -10,8 +9,8 @@ from pydicom import Dataset
 from pacs_core.dimse import identifiers, negotiation
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import Command, CommandField
-from pacs_core.dimse.connection import ABORT, ASSOCIATE_AC, ASSOCIATE_RJ, Connection, ProtocolViolation
-from pacs_core.dimse.negotiation import Context, Proposal
+from pacs_core.dimse.connection import Connection, ProtocolViolation, Rejected
+from pacs_core.dimse.negotiation import Agreement, Context, Proposal
 from pacs_core.errors import PeerUnavailable
 from pacs_core.model import Peer
 
@@ -37,28 +36,21 @@ class Caller:
             sock = socket.create_connection((peer.host, peer.port), timeout=self._timeout)
         except OSError as exc:
             raise PeerUnavailable(f"{peer.ae_title} at {peer.host}:{peer.port} does not answer: {exc.strerror or exc}") from exc
-        connection = Connection(sock, timeout=self._timeout)
+        connection = Connection(sock, requestor=True, timeout=self._timeout)
         try:
-            connection.send(negotiation.request(self.ae_title, peer.ae_title, proposals))
-            pdu_type, answer = connection.read_pdu(deadline=time.monotonic() + self._timeout)
-            agreement = _conclude(peer, pdu_type, answer, proposals)
-        except ProtocolViolation as exc:
-            connection.abort(source=2, reason=exc.reason)
-            raise
+            agreement = _agree(connection, self.ae_title, peer, proposals)
         except PeerUnavailable:
-            connection.close()
+            connection.abort()
             raise
         connection.peer_maximum = agreement.peer_maximum
         return Association(f"out-{next(_ids)}", connection, agreement, f"{peer.host}:{peer.port}")
 
 
-def _conclude(peer: Peer, pdu_type: int, answer: bytes, proposals: Sequence[Proposal]) -> negotiation.Agreement:
-    if pdu_type == ASSOCIATE_RJ:
-        raise PeerUnavailable(f"{peer.ae_title} rejected the association: {negotiation.rejection_text(answer)}")
-    if pdu_type == ABORT:
-        raise PeerUnavailable(f"{peer.ae_title} aborted the association request")
-    if pdu_type != ASSOCIATE_AC:
-        raise ProtocolViolation(f"a PDU of type {pdu_type:#04x} in answer to an association request", ProtocolViolation.UNEXPECTED_PDU)
+def _agree(connection: Connection, ae_title: str, peer: Peer, proposals: Sequence[Proposal]) -> Agreement:
+    try:
+        answer = connection.request(negotiation.request(ae_title, peer.ae_title, proposals))
+    except Rejected as exc:
+        raise PeerUnavailable(f"{peer.ae_title} rejected the association: {negotiation.rejection_text(exc.pdu)}") from exc
     agreement = negotiation.conclude(answer, proposals)
     if not agreement.contexts:
         raise PeerUnavailable(f"{peer.ae_title} accepted none of the proposed presentation contexts")

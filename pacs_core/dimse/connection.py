@@ -1,7 +1,8 @@
 """One TCP connection of the DICOM upper layer: PDUs in, PDUs out (PS3.8 9.3).
 
-Data set bytes are handed on as views into the receive buffer, so a data set of any size passes in constant memory.
-Every read has a time limit and every PDU type a size limit. Not thread-safe: a connection belongs to one thread.
+The shell around the state machine: it turns bytes into events and carries out the actions. Data set bytes are handed on
+as views into the receive buffer, so a data set of any size passes in constant memory. Every read has a time limit and
+every PDU type a size limit. Not thread-safe: a connection belongs to one thread.
 """
 
 import select
@@ -11,24 +12,50 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
+from pacs_core.dimse.upper_layer import TABLE, Action, Event, State, UpperLayer
 from pacs_core.errors import PeerUnavailable
-
-ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
 
 # The largest P-DATA-TF that we announce (PS3.8 annex D.1). Larger ones save nothing measurable.
 MAXIMUM_LENGTH = 262_144
 # Association PDUs of real peers stay below 64 KiB, even with 128 presentation contexts of 40 transfer syntaxes each.
 ASSOCIATE_LIMIT = 1_048_576
+_SHORT_PDU = 4  # the length of the release and abort PDUs
+
+# After our last PDU the peer is to close. Closing first, with bytes of its unread, would reset the connection, and the peer
+# might never see what we sent (the ARTIM timer of PS3.8 9.1.5; a short one, since nothing depends on it but politeness).
+_LINGER = 0.1
+
+_ASSOCIATE_RJ, _P_DATA, _RELEASE_RQ, _RELEASE_RP, _ABORT = 3, 4, 5, 6, 7
+_EVENTS = {
+    1: Event.ASSOCIATE_RQ_PDU,
+    2: Event.ASSOCIATE_AC_PDU,
+    _ASSOCIATE_RJ: Event.ASSOCIATE_RJ_PDU,
+    _P_DATA: Event.DATA_PDU,
+    _RELEASE_RQ: Event.RELEASE_RQ_PDU,
+    _RELEASE_RP: Event.RELEASE_RP_PDU,
+    _ABORT: Event.ABORT_PDU,
+}
+_LIMITS = {1: ASSOCIATE_LIMIT, 2: ASSOCIATE_LIMIT, _P_DATA: MAXIMUM_LENGTH}
 
 _HEADER = struct.Struct(">BxL")
 _PDV_HEADER = struct.Struct(">LBB")
 _COMMAND, _LAST = 1, 2
+_USER, _PROVIDER = 0, 2  # sources of an A-ABORT (PS3.8 9.3.8)
+_UNRECOGNIZED_PDU, _UNEXPECTED_PDU, _INVALID_PARAMETER = 1, 2, 6  # reasons of a provider's A-ABORT
 
 
 class AssociationEnded(PeerUnavailable):
     """The association is over: there is nobody to answer."""
+
+
+class Rejected(AssociationEnded):
+    """The peer rejected our association request; `pdu` is its A-ASSOCIATE-RJ."""
+
+    def __init__(self, pdu: bytes) -> None:
+        super().__init__("the peer rejected the association")
+        self.pdu = pdu
 
 
 class ReleaseRequested(AssociationEnded):
@@ -40,14 +67,7 @@ class Aborted(AssociationEnded):
 
 
 class ProtocolViolation(AssociationEnded):
-    """The peer broke PS3.8; we answer with an A-ABORT of the given reason (PS3.8 9.3.8)."""
-
-    UNEXPECTED_PDU = 2
-    INVALID_PARAMETER = 6
-
-    def __init__(self, message: str, reason: int = INVALID_PARAMETER) -> None:
-        super().__init__(message)
-        self.reason = reason
+    """The peer broke PS3.7 or PS3.8, and the association is aborted for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,34 +85,75 @@ class Connection:
 
     Args:
         sock: connected; closed by `close`.
+        requestor: whether it was us who connected.
         timeout: seconds that the peer may keep silent within a PDU or a message.
     """
 
-    def __init__(self, sock: socket.socket, *, timeout: float) -> None:
+    def __init__(self, sock: socket.socket, *, requestor: bool, timeout: float) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock
         self._timeout = timeout
+        self._machine = UpperLayer(requestor=requestor)
+        if requestor:
+            self._machine.on(Event.ASSOCIATE_REQUEST)
+        else:
+            self._machine.on(Event.TRANSPORT_INDICATED)
         self._buffer = memoryview(bytearray(8_192))
         self._start = self._end = 0
         self._pdu_left = 0  # bytes of the P-DATA-TF being read
         self._pdv_left = 0  # bytes of the PDV being read
         self._pdv = (0, 0)  # its context id and message control header
         self._outgoing = bytearray()
+        self._woken = False
         self.peer_maximum = 16_384
 
-    # Reading
+    # Opening
 
-    def read_pdu(self, limit: int = ASSOCIATE_LIMIT, *, deadline: float | None = None) -> tuple[int, bytes]:
-        """A whole PDU that is not P-DATA-TF: its type and all its bytes, header included.
+    def await_request(self, *, timeout: float) -> bytes:
+        """The peer's A-ASSOCIATE-RQ, which must be complete within `timeout` seconds from now."""
+        _, pdu = self._receive_pdu(time.monotonic() + timeout)
+        return pdu
 
-        Raises Aborted when the deadline (time.monotonic) passes, ProtocolViolation when it is larger than the limit.
-        """
+    def accept(self, pdu: bytes) -> None:
+        """Answer with an A-ASSOCIATE-AC."""
+        self._machine.on(Event.ACCEPT)
+        self._send(pdu)
+
+    def reject(self, pdu: bytes) -> None:
+        """Answer with an A-ASSOCIATE-RJ."""
+        self._machine.on(Event.REJECT)
+        self._send(pdu)
+
+    def request(self, pdu: bytes) -> bytes:
+        """Send an A-ASSOCIATE-RQ; the peer's A-ASSOCIATE-AC. Rejected, Aborted or ProtocolViolation instead."""
+        self._machine.on(Event.TRANSPORT_CONFIRMED)
+        self._send(pdu)
+        action, answer = self._receive_pdu(time.monotonic() + self._timeout)
+        if action is Action.CONFIRM_REJECTION:
+            raise Rejected(answer)
+        return answer
+
+    def _receive_pdu(self, deadline: float) -> tuple[Action, bytes]:
+        """A whole PDU: what to do about it, and all its bytes."""
         self._fill(6, deadline=deadline)
         pdu_type, length = _HEADER.unpack_from(self._buffer, self._start)
-        if length > limit:
-            raise ProtocolViolation(f"a PDU of type {pdu_type} declares {length} bytes; at most {limit} are accepted")
+        if length > _LIMITS.get(pdu_type, _SHORT_PDU):
+            self._invalid(f"a PDU of type {pdu_type} declares {length} bytes")
+        action = self._react(pdu_type)
         self._fill(6 + length, deadline=deadline)
-        return pdu_type, bytes(self._take(6 + length))
+        return action, bytes(self._take(6 + length))
+
+    def _react(self, pdu_type: int) -> Action:
+        """Enter the arrival of a PDU into the state machine; what it says, if the association goes on."""
+        action = self._machine.on(_EVENTS.get(pdu_type, Event.INVALID_PDU))
+        if action in (Action.ABORT_AS_USER, Action.ABORT_AS_PROVIDER, Action.ABORT_AGAIN):
+            self._send_abort(_PROVIDER, reason=_UNEXPECTED_PDU if pdu_type in _EVENTS else _UNRECOGNIZED_PDU)
+            raise ProtocolViolation(f"a PDU of type {pdu_type:#04x} is not expected here")
+        if action in (Action.INDICATE_ABORT, Action.CLOSE):
+            raise Aborted("the peer aborted the association")
+        return action
+
+    # Reading
 
     def fragment(self, *, idle: float | None = None) -> Fragment:
         """The next bytes of the current message, as many as are there.
@@ -108,13 +169,15 @@ class Connection:
             if self._pdu_left:
                 self._begin_pdv()
                 if not self._pdv_left:
-                    return self._empty_fragment()
+                    return self._fragment_of(0)
             else:
                 self._begin_pdu(timeout)
         if self._start == self._end:
             self._enlarge(MAXIMUM_LENGTH + 6)
             self._fill(1)
-        size = min(self._end - self._start, self._pdv_left)
+        return self._fragment_of(min(self._end - self._start, self._pdv_left))
+
+    def _fragment_of(self, size: int) -> Fragment:
         self._pdv_left -= size
         self._pdu_left -= size
         context_id, control = self._pdv
@@ -124,35 +187,30 @@ class Connection:
     def _begin_pdu(self, timeout: float) -> None:
         self._fill(6, deadline=time.monotonic() + timeout)
         pdu_type, length = _HEADER.unpack_from(self._buffer, self._start)
-        if pdu_type != P_DATA:
-            self._end_association(pdu_type)
+        if self._react(pdu_type) is Action.INDICATE_RELEASE:
+            self._fill(6 + _SHORT_PDU)
+            self._take(6 + _SHORT_PDU)
+            raise ReleaseRequested("the peer released the association")
         if not 6 <= length <= MAXIMUM_LENGTH:
-            raise ProtocolViolation(f"a P-DATA-TF of {length} bytes; {MAXIMUM_LENGTH} were agreed")
+            self._invalid(f"a P-DATA-TF of {length} bytes; {MAXIMUM_LENGTH} were agreed")
         self._take(6)
         self._pdu_left = length
 
-    def _end_association(self, pdu_type: int) -> None:
-        if pdu_type == RELEASE_RQ:
-            self.read_pdu(4)
-            raise ReleaseRequested("the peer released the association")
-        if pdu_type == ABORT:
-            raise Aborted("the peer aborted the association")
-        raise ProtocolViolation(f"a PDU of type {pdu_type:#04x} on an open association", ProtocolViolation.UNEXPECTED_PDU)
-
     def _begin_pdv(self) -> None:
         if self._pdu_left < 6:
-            raise ProtocolViolation("a P-DATA-TF ends within a PDV header")
+            self._invalid("a P-DATA-TF ends within a PDV header")
         self._fill(6)
         length, context_id, control = _PDV_HEADER.unpack(self._take(6))
         if not 2 <= length <= self._pdu_left - 4:
-            raise ProtocolViolation(f"a PDV of {length} bytes does not fit its P-DATA-TF")
+            self._invalid(f"a PDV of {length} bytes does not fit its P-DATA-TF")
         self._pdu_left -= 6
         self._pdv_left = length - 2
         self._pdv = (context_id, control)
 
-    def _empty_fragment(self) -> Fragment:
-        context_id, control = self._pdv
-        return Fragment(context_id, bool(control & _COMMAND), bool(control & _LAST), self._buffer[:0])
+    def _invalid(self, message: str) -> NoReturn:
+        self._machine.on(Event.INVALID_PDU)
+        self._send_abort(_PROVIDER, reason=_INVALID_PARAMETER)
+        raise ProtocolViolation(message)
 
     def readable(self) -> bool:
         """Whether the next read would find something, without waiting."""
@@ -180,13 +238,21 @@ class Connection:
             except TimeoutError as exc:
                 raise Aborted("the peer kept silent for too long") from exc
             except OSError as exc:
-                raise Aborted(f"the connection broke: {exc.strerror or type(exc).__name__}") from exc
+                self._lost(exc)
             if not received:
-                raise Aborted("the peer closed the connection")
+                if self._woken:
+                    raise Aborted("the association is ended from our side")
+                self._lost(None)
             self._end += received
             # A sender that leaves Nagle's algorithm on (DCMTK does) waits for our ACK before it sends the rest of a message,
             # and the kernel would delay that by 40 ms. The option wears off, so it is set each time.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def _lost(self, exc: OSError | None) -> NoReturn:
+        with suppress(KeyError):  # it may be over already
+            self._machine.on(Event.TRANSPORT_CLOSED)
+        message = "the peer closed the connection" if exc is None else f"the connection broke: {exc.strerror or type(exc).__name__}"
+        raise Aborted(message) from exc
 
     def _make_room(self, size: int) -> None:
         if self._start == self._end:
@@ -206,7 +272,7 @@ class Connection:
 
     # Writing
 
-    def send(self, data: bytes | bytearray | memoryview) -> None:
+    def _send(self, data: bytes | bytearray | memoryview) -> None:
         """Send whole PDUs. Aborted if the peer is gone or does not read for too long."""
         self._socket.settimeout(self._timeout)
         try:
@@ -214,18 +280,19 @@ class Connection:
         except TimeoutError as exc:
             raise Aborted("the peer stopped reading") from exc
         except OSError as exc:
-            raise Aborted(f"the connection broke: {exc.strerror or type(exc).__name__}") from exc
+            self._lost(exc)
 
     def send_message(self, context_id: int, command: bytes, data: bytes = b"") -> None:
         """A command set and, where there is one, its data set, in as few writes as possible (PS3.8 9.3.5, annex E)."""
+        self._machine.on(Event.DATA_REQUEST)
         pdus = bytearray()
         for kind, payload in ((_COMMAND, command), (0, data)):
             if kind or payload:
                 for chunk, last in self._chunks(payload):
-                    pdus += _HEADER.pack(P_DATA, len(chunk) + 6)
+                    pdus += _HEADER.pack(_P_DATA, len(chunk) + 6)
                     pdus += _PDV_HEADER.pack(len(chunk) + 2, context_id, kind | (_LAST if last else 0))
                     pdus += chunk
-        self.send(pdus)
+        self._send(pdus)
 
     def _chunks(self, payload: bytes) -> Iterator[tuple[memoryview, bool]]:
         view, size = memoryview(payload), self._fragment_size()
@@ -233,7 +300,10 @@ class Connection:
             yield view[start : start + size], start + size >= len(view)
 
     def send_file(self, context_id: int, command: bytes, file: BinaryIO, size: int) -> None:
-        """A command set with the next `size` bytes of a file as its data set, never whole in memory."""
+        """A command set with the next `size` bytes of a file as its data set, never whole in memory.
+
+        OSError if the file cannot be read to there: the message is then half sent, and only `abort` is left.
+        """
         self.send_message(context_id, command)
         room = min(self._fragment_size(), max(size, 1))
         if len(self._outgoing) < room + 12:
@@ -241,12 +311,12 @@ class Connection:
         pdu, left = memoryview(self._outgoing), size
         while True:
             count = min(left, room)
-            if count and file.readinto(pdu[12 : 12 + count]) != count:  # type: ignore[attr-defined]  # every buffered and raw reader has it
+            if count and file.readinto(pdu[12 : 12 + count]) != count:  # type: ignore[attr-defined]  # buffered readers have it
                 raise OSError("the file is shorter than it was")
             left -= count
-            _HEADER.pack_into(pdu, 0, P_DATA, count + 6)
+            _HEADER.pack_into(pdu, 0, _P_DATA, count + 6)
             _PDV_HEADER.pack_into(pdu, 6, count + 2, context_id, 0 if left else _LAST)
-            self.send(pdu[: 12 + count])
+            self._send(pdu[: 12 + count])
             if not left:
                 return
 
@@ -255,21 +325,57 @@ class Connection:
         limit = min(self.peer_maximum or MAXIMUM_LENGTH, MAXIMUM_LENGTH)
         return max(limit - 6, 2) & ~1
 
-    def abort(self, *, source: int = 0, reason: int = 0) -> None:
-        """Send an A-ABORT (PS3.8 9.3.8; source 0 user, 2 provider) as far as that is still possible, and close."""
-        with suppress(Aborted):
-            self.send(_HEADER.pack(ABORT, 4) + bytes((0, 0, source, reason)))
+    # Ending
+
+    def release(self) -> None:
+        """Release in order, as the one who asks (PS3.8 7.2). AssociationEnded if the peer ends it otherwise."""
+        self._machine.on(Event.RELEASE_REQUEST)
+        self._send_short(_RELEASE_RQ)
+        while self._machine.state not in (State.IDLE, State.AWAITING_CLOSE):
+            self._receive_pdu(time.monotonic() + self._timeout)
+            if self._may(Event.RELEASE_RESPONSE):  # the peer asked at the same time (PS3.8 7.2.2)
+                self.confirm_release()
+
+    def confirm_release(self) -> None:
+        """Answer the peer's A-RELEASE-RQ."""
+        self._machine.on(Event.RELEASE_RESPONSE)
+        self._send_short(_RELEASE_RP)
+
+    def abort(self) -> None:
+        """Send an A-ABORT, if there is an association and a peer to tell, and close."""
+        if self._may(Event.ABORT_REQUEST):
+            self._machine.on(Event.ABORT_REQUEST)
+            self._send_abort(_USER, reason=0)
         self.close()
 
-    def release_pdu(self, pdu_type: int) -> None:
-        """Send an A-RELEASE-RQ or A-RELEASE-RP (PS3.8 9.3.6, 9.3.7)."""
-        self.send(_HEADER.pack(pdu_type, 4) + bytes(4))
+    def _may(self, event: Event) -> bool:
+        return (event, self._machine.state) in TABLE
+
+    def _send_abort(self, source: int, *, reason: int) -> None:
+        with suppress(Aborted):
+            self._send_short(_ABORT, source, reason)
+
+    def _send_short(self, pdu_type: int, source: int = 0, reason: int = 0) -> None:
+        self._send(_HEADER.pack(pdu_type, _SHORT_PDU) + bytes((0, 0, source, reason)))
 
     def close(self) -> None:
-        """Close the socket. Idempotent."""
+        """Close the socket; where our last word is still on its way, give the peer a moment to hear it. Idempotent."""
+        if self._machine.state is State.AWAITING_CLOSE:
+            self._linger()
         self._socket.close()
+
+    def _linger(self) -> None:
+        deadline = time.monotonic() + _LINGER
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            while (left := deadline - time.monotonic()) > 0:
+                self._socket.settimeout(left)
+                if not self._socket.recv_into(self._buffer):
+                    break
+        self._machine.on(Event.TIMER_EXPIRED)
 
     def end_reading(self) -> None:
         """Wake a thread that waits for the peer, as if the peer had closed; it can still write. Any thread."""
+        self._woken = True
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)

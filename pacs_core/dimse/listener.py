@@ -17,14 +17,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from pacs_core.dimse.association import Association
-from pacs_core.dimse.connection import (
-    ASSOCIATE_RQ,
-    AssociationEnded,
-    Connection,
-    ProtocolViolation,
-    ReleaseRequested,
-)
-from pacs_core.dimse.negotiation import Acceptance, Agreement, NotAccepted, Rejection, accept
+from pacs_core.dimse.connection import AssociationEnded, Connection, ReleaseRequested
+from pacs_core.dimse.negotiation import Acceptance, NotAccepted, Rejection, accept
 from pacs_core.dimse.services import UNRECOGNIZED_OPERATION, Service
 from pacs_core.dimse.services.query import accept_extended
 from pacs_core.dimse.services.retrieve import accept_peer_as_scp
@@ -140,7 +134,7 @@ class Listener:
             time.sleep(0.01)
 
     def _admit(self, sock: socket.socket, peer: str) -> None:
-        session = _Session(Connection(sock, timeout=self._limits.silence))
+        session = _Session(Connection(sock, requestor=False, timeout=self._limits.silence))
         with self._lock:
             crowded = len(self._sessions) >= self._limits.associations + _HANDSHAKES
             if not crowded:
@@ -159,32 +153,22 @@ class Listener:
             log.info("connection_ended", peer=peer, reason=str(exc))
         except Exception:
             log.exception("association_failed", peer=peer)
-            session.connection.abort(source=2)
         finally:
-            session.connection.close()
+            session.connection.abort()  # says nothing where the association has ended in another way
             with self._lock:
                 self._sessions.discard(session)
 
     def _converse(self, session: _Session, peer: str) -> None:
         connection = session.connection
         try:
-            answer, agreement = self._negotiate(connection)
+            answer, agreement = accept(connection.await_request(timeout=self._limits.handshake), self._policy)
             with self._slot():
                 connection.peer_maximum = agreement.peer_maximum
-                connection.send(answer)
+                connection.accept(answer)
                 self._serve(session, Association(f"{os.getpid()}-{next(self._ids)}", connection, agreement, peer))
         except NotAccepted as exc:
             log.warning("association_rejected", peer=peer, reason=str(exc))
-            connection.send(exc.rejection.encode())
-        except ProtocolViolation as exc:
-            connection.abort(source=2, reason=exc.reason)
-            raise
-
-    def _negotiate(self, connection: Connection) -> tuple[bytes, Agreement]:
-        pdu_type, request = connection.read_pdu(deadline=time.monotonic() + self._limits.handshake)
-        if pdu_type != ASSOCIATE_RQ:
-            raise ProtocolViolation(f"a PDU of type {pdu_type:#04x} instead of an association request", ProtocolViolation.UNEXPECTED_PDU)
-        return accept(request, self._policy)
+            connection.reject(exc.rejection.encode())
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
@@ -205,13 +189,10 @@ class Listener:
             while True:
                 self._serve_one(session, assoc)
         except ReleaseRequested:
-            assoc.confirm_release()
+            assoc.connection.confirm_release()
             log.info("association_released", association=assoc.id)
-        except ProtocolViolation:
-            raise
         except AssociationEnded as exc:
-            assoc.connection.abort()
-            log.info("association_ended", association=assoc.id, reason=str(exc))
+            log.warning("association_ended", association=assoc.id, reason=str(exc))
 
     def _serve_one(self, session: _Session, assoc: Association) -> None:
         with session.lock:

@@ -3,13 +3,14 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
 
 from pacs_core.dimse.connection import Connection
 from pacs_core.dimse.listener import Limits, Listener
 from pacs_core.dimse.services.verification import Verification
+from tests.support.upper_layer import established
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def ends() -> Iterator[tuple[Connection, socket.socket]]:
     listening = socket.create_server(("127.0.0.1", 0))
     theirs = socket.create_connection(listening.getsockname())
     ours, _ = listening.accept()
-    connection = Connection(ours, timeout=2)
+    connection = established(ours)
     yield connection, theirs
     connection.close()
     theirs.close()
@@ -47,9 +48,3 @@ def echo_listener() -> Callable[[Limits], object]:
         return running(Listener(("127.0.0.1", 0), ae_title="PACS", services=[Verification()], limits=limits))
 
     return start
-
-
-def close_quietly(sock: socket.socket) -> None:
-    """Close, whatever the state."""
-    with suppress(OSError):
-        sock.close()

@@ -10,16 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pacs_core.dimse.connection import (
-    ABORT,
     MAXIMUM_LENGTH,
-    P_DATA,
-    RELEASE_RQ,
     Aborted,
     Connection,
     ProtocolViolation,
     ReleaseRequested,
 )
+from tests.support.upper_layer import established
 
+P_DATA, RELEASE_RQ, ABORT = 4, 5, 7
 Ends = tuple[Connection, socket.socket]
 
 
@@ -75,7 +74,7 @@ def test_any_legal_fragmentation_gives_the_same_message(
 def test_what_is_sent_keeps_to_the_peers_maximum_and_arrives_whole(ends: Ends, peer_maximum: int) -> None:
     connection, peer = ends
     connection.peer_maximum = peer_maximum
-    reader = Connection(peer, timeout=2)
+    reader = established(peer)
     command, data = b"c" * 101, bytes(range(256)) * 5
     thread = threading.Thread(target=lambda: connection.send_file(1, command, BytesIO(data), len(data)))
     thread.start()
@@ -89,11 +88,17 @@ def test_what_is_sent_keeps_to_the_peers_maximum_and_arrives_whole(ends: Ends, p
     assert struct.unpack_from(">BxL", raw)[1] <= limit
 
 
-def test_a_release_request_and_an_abort_end_the_message_loop(ends: Ends) -> None:
+def test_a_release_request_ends_the_message_loop_and_is_confirmed(ends: Ends) -> None:
     connection, peer = ends
     peer.sendall(pdu(RELEASE_RQ, bytes(4)))
     with pytest.raises(ReleaseRequested):
         connection.fragment()
+    connection.confirm_release()
+    assert peer.recv(100) == pdu(6, bytes(4))
+
+
+def test_an_abort_ends_the_message_loop(ends: Ends) -> None:
+    connection, peer = ends
     peer.sendall(pdu(ABORT, bytes(4)))
     with pytest.raises(Aborted):
         connection.fragment()
@@ -116,18 +121,22 @@ def test_what_breaks_the_protocol_is_a_violation(ends: Ends, stream: bytes) -> N
     peer.sendall(stream)
     with pytest.raises(ProtocolViolation):
         read_message(connection)
+    assert peer.recv(100)[:1] == b"\x07"
 
 
-def test_an_oversized_association_pdu_is_refused_from_its_header(ends: Ends) -> None:
-    connection, peer = ends
-    peer.sendall(struct.pack(">BxL", 1, 0xFFFFFFF0))
-    with pytest.raises(ProtocolViolation):
-        connection.read_pdu()
+def test_an_oversized_association_pdu_is_refused_from_its_header() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    with listening, socket.create_connection(listening.getsockname()) as theirs:
+        connection = Connection(listening.accept()[0], requestor=False, timeout=2)
+        theirs.sendall(struct.pack(">BxL", 1, 0xFFFFFFF0))
+        with pytest.raises(ProtocolViolation):
+            connection.await_request(timeout=2)
+        connection.close()
 
 
 def test_silence_within_a_message_ends_in_time(ends: Ends) -> None:
     _, peer = ends
-    connection = Connection(peer, timeout=0.05)
+    connection = established(peer, timeout=0.05)
     with pytest.raises(Aborted):
         connection.fragment()
 

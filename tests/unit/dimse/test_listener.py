@@ -11,6 +11,7 @@ from pynetdicom import AE
 from pacs_core.dimse import client
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.client import Caller
+from pacs_core.dimse.connection import Aborted
 from pacs_core.dimse.listener import Limits
 from pacs_core.dimse.negotiation import Proposal
 from pacs_core.dimse.services.verification import VERIFICATION
@@ -107,6 +108,6 @@ def test_stopping_ends_idle_associations_with_an_abort(echo_listener: Start) -> 
     with echo_listener(Limits()) as port:
         assoc = Caller("SCU").associate(pacs(port), [Proposal(VERIFICATION, (IMPLICIT,))])
         assert client.echo(assoc, VERIFICATION) == 0
-    pdu_type, _ = assoc.connection.read_pdu()
-    assert pdu_type == 7
+    with pytest.raises(Aborted, match="aborted"):
+        assoc.connection.fragment()
     assoc.connection.close()
