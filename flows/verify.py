@@ -55,15 +55,21 @@ class Verified(BaseModel):
 
 @flow(name="verify", task_runner=archive_task_runner(), validate_parameters=True)
 def verify(
-    scope: Annotated[Scope, Field(description="all: every object; study: one study; sample: a random part of every series.")] = Scope.ALL,
-    study: Annotated[str, Field(description="The StudyInstanceUID, for the scope study.", max_length=64, pattern=r"^[0-9.]*$")] = "",
-    sample_percent: Annotated[float, Field(description="For the scope sample: how many of 100 objects are read.", gt=0, le=100)] = 10.0,
-    dry_run: Annotated[bool, Field(description="Only plan: say how much would be read.")] = False,
+    scope: Scope = Scope.ALL,
+    study: Annotated[str, Field(max_length=64, pattern=r"^[0-9.]*$")] = "",
+    sample_percent: Annotated[float, Field(gt=0, le=100)] = 10.0,
+    dry_run: bool = False,
 ) -> State[Any]:
     """Read stored objects and compare them with their SHA-256; compare index and storage both ways.
 
     Ends Failed if anything is damaged, missing or unknown to the index, so that it cannot be overlooked. Changes
     nothing but the time of last verification of what was intact; may be run again at any time.
+
+    Args:
+        scope: all: every object; study: one study; sample: a random part of every study.
+        study: The StudyInstanceUID, for the scope study.
+        sample_percent: For the scope sample: how many of 100 objects are read; the others need only be there.
+        dry_run: Only plan: say how much would be read.
     """
     parameters = {"scope": scope.value, "study": study, "sample_percent": sample_percent, "dry_run": dry_run}
     if (scope is Scope.STUDY) != bool(study):
