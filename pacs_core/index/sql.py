@@ -111,9 +111,9 @@ class SQLSession:
         InvalidSQL says what is wrong with it; IndexUnavailable, that the index does not answer, in which case the next
         statement connects anew.
         """
+        _check(sql)
         connection = self._connection = self._connection or self._open()
         try:
-            _check(connection, sql)
             reader = connection.execute(sql).to_arrow_reader(_BATCH)
         except duckdb.Error as exc:
             raise self._translated(exc) from exc
@@ -193,22 +193,33 @@ def _lock_down(connection: duckdb.DuckDBPyConnection, data_path: str) -> None:
         connection.execute(statement)
 
 
-def _check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """InvalidSQL unless it is one statement that only reads. duckdb.Error if it is not SQL."""
-    statements = connection.extract_statements(sql)
+def _check(sql: str) -> None:
+    """InvalidSQL unless it is one statement that only reads.
+
+    Parsed by a DuckDB of its own, where nothing is attached and the names of functions lead nowhere.
+    """
+    with duckdb.connect(":memory:", config={"enable_external_access": False, "autoload_known_extensions": False}) as parser:
+        try:
+            _check_statement(parser, sql)
+        except duckdb.Error as exc:
+            raise InvalidSQL(str(exc)) from exc
+
+
+def _check_statement(parser: duckdb.DuckDBPyConnection, sql: str) -> None:
+    statements = parser.extract_statements(sql)
     if len(statements) != 1:
         raise InvalidSQL("Give one statement at a time. (DuckDB's PIVOT counts as several: use GROUP BY with FILTER.)")
     kind = statements[0].type
     if kind == duckdb.StatementType.EXPLAIN and (explain := _EXPLAIN.match(sql)):
-        _check(connection, sql[explain.end() :])
+        _check_statement(parser, sql[explain.end() :])
     elif kind == duckdb.StatementType.SELECT:
-        _check_references(connection, statements[0].query)
+        _check_references(parser, statements[0].query)
     else:
         raise InvalidSQL("The index is read-only here: only SELECT, SHOW, DESCRIBE, SUMMARIZE and EXPLAIN are run.")
 
 
-def _check_references(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    row = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchone()
+def _check_references(parser: duckdb.DuckDBPyConnection, sql: str) -> None:
+    row = parser.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchone()
     tree = json.loads(row[0]) if row else {"error": True}
     if tree["error"]:
         raise InvalidSQL(f"This statement cannot be checked to be read-only: {tree.get('error_message', 'no reason given')}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import psutil
 import pytest
 
 from pacs_core.index.commit import LakeIndexWriter
@@ -26,6 +27,15 @@ def catalogs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalogs]:
     server.start()
     yield server
     server.stop()
+
+
+def kill_postgres(catalogs: Catalogs) -> None:
+    """Kill the server and wait for its backends: a new one does not start before the last of them is gone."""
+    assert catalogs._process is not None
+    backends = psutil.Process(catalogs._process.pid).children()
+    catalogs.kill()
+    _, alive = psutil.wait_procs(backends, timeout=30)
+    assert not alive
 
 
 @pytest.fixture(scope="session")

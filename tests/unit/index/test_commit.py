@@ -15,10 +15,10 @@ from pacs_core.index.keys import held_object
 from pacs_core.index.lake import LakeReader
 from pacs_core.index.postgres import Database
 from pacs_core.index.reader import LakeIndexReader
-from pacs_core.model import UID, Level, Origin, Query
+from pacs_core.model import UID, Header, Level, Origin, Query
 from tests.support.catalog import Catalogs
 from tests.support.records import RECEIVED, record
-from tests.unit.index.conftest import Place
+from tests.unit.index.conftest import Place, kill_postgres
 from tests.unit.index.crashing_committer import batch, final_paths, first
 
 ROOT = Path(__file__).parents[3]
@@ -99,7 +99,7 @@ def test_patients_without_an_identifier_are_joined_to_their_studies(writer: Lake
 
 
 def test_text_that_no_database_can_hold_does_not_stop_the_commit(writer: LakeIndexWriter, reader: LakeIndexReader) -> None:
-    odd = {
+    odd: Header = {
         "PatientName": "A\0B",
         "StudyDescription": "half \ud800 pair",
         "PatientWeight": "1e999",
@@ -164,7 +164,7 @@ def test_postgres_killed_between_commits_costs_one_retryable_error(new_place: Ca
     reader = LakeIndexReader(LakeReader(place.catalog_url, place.data_path))
     writer.commit([record(1)])
     assert reader.counts().instances == 1
-    catalogs.kill()
+    kill_postgres(catalogs)
     with pytest.raises(IndexUnavailable):
         writer.commit([record(2)])
     with pytest.raises(IndexUnavailable):
@@ -172,7 +172,7 @@ def test_postgres_killed_between_commits_costs_one_retryable_error(new_place: Ca
     catalogs.start()
     writer.commit([record(2)])
     assert reader.counts().instances == 2
-    catalogs.kill()
+    kill_postgres(catalogs)
     catalogs.start()
     assert reader.counts().instances == 2  # without anybody noticing
     writer.close()

@@ -6,14 +6,14 @@ import pytest
 from pacs_core.errors import InvalidIdentifier
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.reader import LakeIndexReader
-from pacs_core.model import UID, InstanceRecord, Level, Query
+from pacs_core.model import UID, Header, InstanceRecord, Level, Query
 from tests.support.records import record
 
 
 @pytest.fixture
 def held(writer: LakeIndexWriter) -> list[InstanceRecord]:
     """Patient P1 with a study of a CT and an MR series, P2 with a study of one instance."""
-    mr = {"Modality": "MR", "SeriesNumber": "2"}
+    mr: Header = {"Modality": "MR", "SeriesNumber": "2"}
     records = [
         *(record(number, study="1.1", series="1.1.1") for number in (10, 9, 1)),
         *(record(number, study="1.1", series="1.1.2", header=mr) for number in (1, 2)),

@@ -1,0 +1,49 @@
+from datetime import UTC, datetime, timedelta
+
+from pacs_core.index.operational import FlowRuns, Peers
+from pacs_core.index.postgres import Database
+from pacs_core.model import AETitle, Peer
+
+STARTED = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def test_peers_are_added_replaced_listed_and_removed(database: Database) -> None:
+    peers = Peers(database)
+    assert peers.get("VIEWER") is None
+    peers.put(Peer(AETitle("VIEWER"), "viewer.local", 104))
+    peers.put(Peer(AETitle("ARCHIVE"), "10.0.0.1", 11112))
+    peers.put(Peer(AETitle("VIEWER"), "::1", 105))
+    assert peers.get("VIEWER") == Peer(AETitle("VIEWER"), "::1", 105)
+    assert [peer.ae_title for peer in peers.all()] == ["ARCHIVE", "VIEWER"]
+    assert (peers.remove("VIEWER"), peers.remove("VIEWER")) == (True, False)
+
+
+def test_a_flow_run_is_one_row_from_start_to_end(database: Database) -> None:
+    runs = FlowRuns(database)
+    runs.start("r1", "verify", started_at=STARTED, parameters={"tier": "hot"})
+    running = runs.get("r1")
+    assert running is not None
+    assert (running.state, running.ended_at, running.summary) == ("running", None, {})
+    runs.finish("r1", state="completed", ended_at=STARTED + timedelta(seconds=5), summary={"verified": 7})
+    finished = runs.get("r1")
+    assert finished is not None
+    assert (finished.state, finished.parameters, finished.summary) == ("completed", {"tier": "hot"}, {"verified": 7})
+
+
+def test_a_retried_run_begins_its_row_anew(database: Database) -> None:
+    runs = FlowRuns(database)
+    runs.start("r1", "verify", started_at=STARTED, parameters={})
+    runs.finish("r1", state="failed", ended_at=STARTED, summary={"verified": 1})
+    runs.start("r1", "verify", started_at=STARTED + timedelta(minutes=1), parameters={})
+    again = runs.get("r1")
+    assert again is not None
+    assert (again.state, again.ended_at, again.summary) == ("running", None, {})
+
+
+def test_the_latest_runs_come_first(database: Database) -> None:
+    runs = FlowRuns(database)
+    for minute, flow in enumerate(("verify", "other", "verify")):
+        runs.start(f"r{minute}", flow, started_at=STARTED + timedelta(minutes=minute), parameters={})
+    assert [run.run_id for run in runs.latest(limit=2)] == ["r2", "r1"]
+    assert [run.run_id for run in runs.latest(flow="verify")] == ["r2", "r0"]
+    assert runs.get("none") is None
