@@ -85,11 +85,12 @@ class LakeIndexWriter:
 
     def mark_verified(self, uids: Iterable[UID], when: datetime) -> None:
         """Set `verified_at` of instances. Idempotent; UIDs that are not indexed are ignored."""
-        with self._committing() as (_, lake):
+        with self._committing() as (session, lake):
             lake.execute(
                 "UPDATE lake.instance SET verified_at = ? WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))",
                 [when, [clean(uid) for uid in uids]],
             )
+            self._maintain(session, lake)
 
     def flush(self) -> None:
         """Move rows that are still in the catalog to Parquet, and merge small files. Good for idle moments."""
