@@ -149,6 +149,7 @@ def test_sigterm_leaves_no_process_and_a_paused_flow_stays_paused(up: Archive) -
     assert up.stop() == 0
     assert processes_of(up) == []
     assert up.process.output().splitlines()[-1] == "pacs: stopped"
+    assert "did not stop" not in up.process.output()
     up.start()
     with FlowApi(f"http://127.0.0.1:{up.prefect_port}/api") as api:
         assert api.deployment("verify").paused
@@ -158,6 +159,7 @@ def test_sigterm_leaves_no_process_and_a_paused_flow_stays_paused(up: Archive) -
 def test_ctrl_c_leaves_no_process(up: Archive) -> None:
     assert up.stop(signal.SIGINT) == 0
     assert processes_of(up) == []
+    assert "did not stop" not in up.process.output()
     up.start()
 
 
