@@ -5,7 +5,6 @@ from pynetdicom.fsm import ACTIONS, TRANSITION_TABLE
 
 from pacs_core.dimse.upper_layer import TABLE, Action, Event, State, UpperLayer
 
-
 CALL = [Event.ASSOCIATE_REQUEST, Event.TRANSPORT_CONFIRMED]
 
 
