@@ -18,6 +18,7 @@ from tests.support.archive import PACS, Archive, Listener
 from tests.support.catalog import Catalogs
 from tests.support.part10 import assert_identical, dataset_bytes
 from tests.support.processes import assert_succeeded, clean_environment, run
+from tests.support.raw import raw_association, store_command
 from tests.support.synthetic import Study
 from tests.support.waiting import eventually
 
@@ -61,7 +62,7 @@ class TestDataSets:
     @pytest.mark.parametrize("data", [b"\x00" * 4096, b"GIF89a" + bytes(range(256)) * 8, b"<html>" * 100, os.urandom(10_000)])
     def test_what_is_not_dicom_cannot_be_understood(self, listener: Listener, data: bytes) -> None:
         status = scu.store_bytes(listener.scp, data, sop_class=MRImageStorage, sop_instance=generate_uid())
-        assert status == CANNOT_UNDERSTAND
+        assert status in (CANNOT_UNDERSTAND, MISMATCH)  # zeros are elements of a kind, without any UID among them
         assert_succeeded(dcmtk.echoscu(listener.scp))
 
     def test_an_empty_data_set_is_refused(self, listener: Listener) -> None:
@@ -142,12 +143,9 @@ class TestAssociations:
 
     def test_a_client_that_vanishes_while_it_sends_leaves_nothing(self, listener: Listener) -> None:
         ds = _mr()
-        with scu.association(listener.scp, (MRImageStorage, ExplicitVRLittleEndian)) as assoc:
-            context = assoc.accepted_contexts[0].context_id
-            assert assoc.dul.socket is not None
-            assert context is not None
-            assoc.dul.socket.send(_first_part_of_a_store(ds, context))
-            assoc.abort()
+        with raw_association(listener.scp, MRImageStorage, ExplicitVRLittleEndian) as assoc:
+            assoc.send(store_command(MRImageStorage, ds.SOPInstanceUID), control=3)
+            assoc.send(_encode(ds)[:8000], control=0)  # more to come
         _assert_alive_and_empty(listener, ds.StudyInstanceUID)
         incoming = listener.home / "hot" / ".incoming"
         eventually(lambda: not incoming.exists() or not _files_below(incoming), what="the unfinished file removed")
@@ -164,23 +162,6 @@ class TestAssociations:
     def test_an_odd_move_destination_is_unknown(self, listener: Listener, title: str) -> None:
         moved = dcmtk.movescu(listener.scp, title, "study", "STUDY", {"StudyInstanceUID": "1.2.3"})
         assert moved.status == 0xA801, moved.output
-
-
-def _first_part_of_a_store(ds: Dataset, context_id: int) -> bytes:
-    """A P-DATA-TF with a whole C-STORE command and another with the beginning of its data set, more to come."""
-    command = Dataset()
-    command.AffectedSOPClassUID, command.AffectedSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
-    command.CommandField, command.MessageID, command.Priority, command.CommandDataSetType = 0x0001, 1, 0, 0x0000
-    buffer = DicomBytesIO()
-    dcmwrite(buffer, command, implicit_vr=True, little_endian=True, force_encoding=True)
-    body = buffer.getvalue()
-    body = struct.pack("<HHLL", 0x0000, 0x0000, 4, len(body)) + body
-
-    def pdu(control: int, fragment: bytes) -> bytes:
-        item = struct.pack(">LBB", len(fragment) + 2, context_id, control) + fragment
-        return struct.pack(">BBL", 0x04, 0, len(item)) + item
-
-    return pdu(0x03, body) + pdu(0x00, _encode(ds)[:8000])
 
 
 @pytest.fixture
@@ -283,11 +264,11 @@ def _store_until_failure(listener: Listener, directory: Path, *, after: int, int
     """Store on one association; call `interrupt` in the middle; what was acknowledged."""
     files = Study("MR", instances=2 * after).write(directory / "sent")
     acknowledged = []
-    with scu.association(listener.scp, (MRImageStorage, ExplicitVRLittleEndian)) as assoc:
+    with raw_association(listener.scp, MRImageStorage, ExplicitVRLittleEndian) as assoc:
         for number, path in enumerate(files):
             if number == after:
                 interrupt()
-            status = scu.send_store(assoc, dataset_bytes(path), sop_class=MRImageStorage, sop_instance=path.stem)
+            status = assoc.store(dataset_bytes(path), sop_class=MRImageStorage, sop_instance=path.stem)
             if status != SUCCESS:
                 break
             acknowledged.append(path)

@@ -81,4 +81,4 @@ def test_private_sop_classes_are_stored_where_enabled(new_listener: NewListener,
     with scu.association(listener.scp, *contexts) as assoc:
         assert [context.abstract_syntax == private for context in assoc.rejected_contexts] == ([] if accepted else [True])
         if accepted:
-            assert scu.send_store(assoc, dataset_bytes(path), sop_class=private, sop_instance=path.stem) == SUCCESS
+            assert scu.store_file(listener.scp, path) == SUCCESS

@@ -1,15 +1,13 @@
-"""pynetdicom as a client, for what the tools cannot be made to send: odd bytes, crafted commands, early cancels."""
+"""pynetdicom as a client, for what the tools cannot be made to do: exact identifiers, exact bytes, negotiation."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 
-from pydicom import Dataset, config, dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import AE, build_role, evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at run time from the Standard's tables
     PatientRootQueryRetrieveInformationModelFind,
@@ -22,7 +20,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at run 
 
 from tests.support.dcmtk import Scp
 from tests.support.part10 import dataset_bytes, transfer_syntax
-from tests.support.waiting import eventually
+from tests.support.raw import raw_association
 
 FIND = {"patient": PatientRootQueryRetrieveInformationModelFind, "study": StudyRootQueryRetrieveInformationModelFind}
 MOVE = {"patient": PatientRootQueryRetrieveInformationModelMove, "study": StudyRootQueryRetrieveInformationModelMove}
@@ -57,30 +55,11 @@ def store_bytes(
     scp: Scp, data: bytes, *, sop_class: str, sop_instance: str, syntax: str = ExplicitVRLittleEndian, calling: str = "TESTSCU"
 ) -> int:
     """C-STORE of any bytes as the data set; the status, or -1 if the archive ended the association instead."""
-    with association(scp, (sop_class, syntax), calling=calling) as assoc:
-        return send_store(assoc, data, sop_class=sop_class, sop_instance=sop_instance)
-
-
-def send_store(assoc: Association, data: bytes, *, sop_class: str, sop_instance: str) -> int:
-    """One C-STORE on an open association. The UIDs are sent as they are, also where they are not valid."""
-    request = C_STORE()
-    request.MessageID = 1
-    request.Priority = 2
-    # The checked setters refuse what these tests are about.
-    request._affected_sop_class_uid = UID(sop_class, validation_mode=0)
-    request._affected_sop_instance_uid = UID(sop_instance, validation_mode=0)
-    request.DataSet = BytesIO(data)
-    context = next(each for each in assoc.accepted_contexts if each.abstract_syntax == sop_class)
-    assert context.context_id is not None
-    assoc._reactor_checkpoint.clear()  # as Association.send_c_store does: its reactor must not take the response
-    eventually(lambda: assoc._is_paused, what="pynetdicom's reactor paused")
-    try:
-        with config.disable_value_validation():
-            assoc.dimse.send_msg(request, context.context_id)
-        _, response = assoc.dimse.get_msg(block=True)
-    finally:
-        assoc._reactor_checkpoint.set()
-    return response.Status if isinstance(response, C_STORE) and response.Status is not None else -1
+    with raw_association(scp, sop_class, syntax, calling=calling) as assoc:
+        status = assoc.store(data, sop_class=sop_class, sop_instance=sop_instance)
+        if status >= 0:
+            assoc.release()
+    return status
 
 
 def store_file(scp: Scp, path: Path, syntax: UID | None = None) -> int:
