@@ -107,7 +107,8 @@ class LakeIndexWriter:
         """Be the only committer. After any error all connections are made anew."""
         with self._turn:
             try:
-                session, lake = self._connect()
+                session = self._lock()
+                lake = self._attach()
                 self._take_over(session)
                 yield session, lake
                 session.run("SELECT pg_advisory_unlock(:lock)", lock=_COMMIT_LOCK)
@@ -118,19 +119,24 @@ class LakeIndexWriter:
                 self._disconnect()
                 raise
 
-    def _connect(self) -> tuple[Session, duckdb.DuckDBPyConnection]:
+    def _lock(self) -> Session:
+        """Wait for our turn among all committers."""
         if self._session is None:
             self._session = Session(self._catalog, application_name="pacs-index")
+            self._session.run(f"SET lock_timeout = {_LOCK_TIMEOUT}")
+        self._session.run("SELECT pg_advisory_lock(:lock)", lock=_COMMIT_LOCK)
+        return self._session
+
+    def _attach(self) -> duckdb.DuckDBPyConnection:
+        """Only under the lock: whoever takes it ends what goes on under other committers' names."""
         if self._lake is None:
             self._name = f"pacs-commit {uuid.uuid4()}"
             self._lake = open_duckdb(self._engine)
             attach_lake(self._lake, self._catalog, self._data_path, application_name=self._name, read_only=False)
-        return self._session, self._lake
+        return self._lake
 
     def _take_over(self, session: Session) -> None:
-        """Take the lock, and see to it that no earlier committer can still change the lake."""
-        session.run(f"SET lock_timeout = {_LOCK_TIMEOUT}")
-        session.run("SELECT pg_advisory_lock(:lock)", lock=_COMMIT_LOCK)
+        """See to it that no earlier committer can still change the lake."""
         if session.run("SELECT 1 FROM pacs.committer WHERE holder = :name", name=self._name):
             return
         session.run(

@@ -1,5 +1,6 @@
 """PostgreSQL: the URL, pooled connections and the translation of the driver's errors."""
 
+import os
 import queue
 import socket
 import ssl
@@ -138,7 +139,9 @@ class Session:
         """Repeatable; never raises."""
         with suppress(DriverError, OSError):
             self._connection.close()
-        self._socket.close()
+        # After a broken flush the driver's file object keeps the socket open, which then closes only when collected.
+        if (descriptor := self._socket.detach()) >= 0:
+            os.close(descriptor)
 
 
 def _connect(url: CatalogURL) -> socket.socket:

@@ -131,10 +131,12 @@ def test_verification_is_remembered_per_instance(place: Place, writer: LakeIndex
 def test_committers_that_work_at_once_index_everything_once(place: Place) -> None:
     writers = [LakeIndexWriter(place.catalog_url, place.data_path) for _ in range(3)]
     batches = [[record(number) for number in range(start, start + 8)] for start in range(0, 24, 4)]
-    with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda job: writers[job % 3].commit(batches[job // 3]), range(18)))
-    for writer in writers:
-        writer.close()
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda job: writers[job % 3].commit(batches[job // 3]), range(18)))
+    finally:
+        for writer in writers:
+            writer.close()
     assert rows(place, "SELECT count(*), count(DISTINCT SOPInstanceUID) FROM lake.instance") == [(28, 28)]
     assert rows(place, "SELECT count(*) FROM lake.patient") == [(1,)]
 
