@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
+from pacs_core.archive.verification import verify_shard
 from pacs_core.dicom.part10 import same_data_set
 from pacs_core.errors import IndexUnavailable, PacsError, StorageUnavailable, UnavailableError
 from pacs_core.model import InstanceRecord, Level, Query, StoredObject
@@ -165,6 +166,10 @@ class _Settlement:
 
     def _remove_superseded(self, old: StoredObject) -> None:
         try:
+            # When a batch is repeated after a crash, the object may be gone and its name be in use again, by an arrival that
+            # waits in the journal. Only what is still the replaced object goes.
+            if not verify_shard(self._stores, [old]).intact:
+                return
             self._store(old.tier).delete(old.path)
         except PacsError as exc:
             log.warning("superseded_not_removed", SOPInstanceUID=old.SOPInstanceUID, tier=old.tier, path=old.path, error=str(exc))

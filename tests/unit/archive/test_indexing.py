@@ -278,3 +278,16 @@ def test_a_record_that_supersedes_an_object_on_an_unknown_tier_does_no_harm(home
         home.append(2)
         wait_until_committed(home.journal, 10)
     assert "1.4.2" in home.index.rows
+
+
+def test_a_repeated_batch_does_not_remove_an_arrival_that_uses_the_name_of_what_was_replaced(home: Home) -> None:
+    first = home.append(1, content=b"first")
+    home.append(1, content=b"second", path="1.2/1.3/1.4.1~bbbb.dcm", replaces=True)
+    home.committer().commit_pending()
+    assert home.objects() == ["1.2/1.3/1.4.1~bbbb.dcm"]
+    # The process died before it noted that the batch was done; meanwhile the instance was sent once more.
+    again = home.append(1, content=b"third", replaces=True)
+    assert again.path == first.path
+    settlement = home.committer()._settlement
+    settlement.settle([], CommitResult(0, 2, (stored(first),), ()))
+    assert again.path in home.objects()
