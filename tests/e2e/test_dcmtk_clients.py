@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from tests.support import dcmtk
 from tests.support.archive import Archive
@@ -33,7 +33,6 @@ SOP_CLASSES = {
 
 # How to make a file of a transfer syntax from an explicit VR little endian one, and how to propose it: to storescu, to getscu.
 ENCODINGS = {
-    "implicit little endian": (["dcmconv", "+ti"], "-xi", ["-xi", "+xi"]),
     "explicit little endian": (["dcmconv", "+te"], "-xe", ["+xe"]),
     "explicit big endian": (["dcmconv", "+tb"], "-xb", ["+xb"]),
     "deflated": (["dcmconv", "+td"], "-xd", ["+xd"]),
@@ -142,6 +141,20 @@ def test_each_transfer_syntax_is_stored_as_sent_and_comes_back_as_sent(archive: 
     got = dcmtk.getscu(archive.scp, tmp_path / "got", "study", "STUDY", {"StudyInstanceUID": study.uid}, *get_options)
     assert got.status == 0x0000, got.output
     assert_identical(files, (tmp_path / "got").iterdir())
+
+
+def test_an_instance_is_converted_where_the_client_does_not_take_it_as_stored(archive: Archive, tmp_path: Path) -> None:
+    study = Study("MR", instances=2, transfer_syntax=ImplicitVRLittleEndian)
+    files = study.write(tmp_path / "sent")
+    assert_succeeded(dcmtk.storescu(archive.scp, files, "-xi"))
+    # Whatever it is told, getscu 3.6.7 proposes storage in explicit VR little endian only.
+    got = dcmtk.getscu(archive.scp, tmp_path / "got", "study", "STUDY", {"StudyInstanceUID": study.uid})
+    assert got.status == 0x0000, got.output
+    (tmp_path / "back").mkdir()
+    for path in (tmp_path / "got").iterdir():
+        assert transfer_syntax(path) == ExplicitVRLittleEndian
+        assert_succeeded(run(["dcmconv", "+ti", path, tmp_path / "back" / path.name]))
+    assert_identical(files, (tmp_path / "back").iterdir())
 
 
 @pytest.mark.parametrize(("model", "level"), MODELS_AND_LEVELS)
@@ -274,5 +287,5 @@ def test_file_meta_tells_where_an_instance_came_from(archive: Archive, tmp_path:
     (row,) = archive.sql(f"SELECT path FROM instance WHERE StudyInstanceUID = '{study.uid}'")
     stored = archive.home / "hot" / row["path"]
     meta = dcmread(stored, stop_before_pixels=True).file_meta
-    assert (meta.SendingApplicationEntityTitle, meta.ReceivingApplicationEntityTitle) == ("SCANNER7", archive.ae_title)
+    assert (meta.SourceApplicationEntityTitle, meta.ReceivingApplicationEntityTitle) == ("SCANNER7", archive.ae_title)
     assert dataset_bytes(stored) == dataset_bytes(path)
