@@ -39,7 +39,7 @@ def test_an_event_is_one_line_of_pairs() -> None:
 
 def test_the_standard_library_logs_the_same_way() -> None:
     stream = logged(form="json")
-    logging.getLogger("uvicorn.error").warning("cannot bind %s", "x")
+    logging.getLogger("a.library").warning("cannot bind %s", "x")
     event = json.loads(stream.getvalue())
     assert (event["event"], event["level"]) == ("cannot bind x", "warning")
 
