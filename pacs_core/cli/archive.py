@@ -1,4 +1,4 @@
-"""up, listen, status, import."""
+"""listen, status, import."""
 
 import json
 import os
@@ -19,12 +19,6 @@ from pacs_core.supervisor.part import PartState, PartStatus
 from pacs_core.telemetry import logging as telemetry
 
 _READY_FD = "PACS_READY_FD"
-
-
-def up(home: Path | None) -> None:
-    """Run the whole archive until it is told to stop."""
-    if supervisor.run(load_settings(home)):
-        raise Failed
 
 
 def listen(home: Path | None) -> None:

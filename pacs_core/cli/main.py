@@ -61,9 +61,9 @@ FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How rows a
 @app.command()
 def up(home: Home = None) -> None:
     """Start the archive with all its parts and keep them running."""
-    from pacs_core.cli import archive
+    from pacs_core.cli.up import up as start
 
-    archive.up(home)
+    start(home)
 
 
 @app.command()
