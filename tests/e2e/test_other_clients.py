@@ -1,5 +1,6 @@
 """GDCM, odil and pynetdicom as clients: each parses and proposes in its own way."""
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,24 +46,32 @@ def _enter_peer(archive: Archive, title: str) -> int:
 
 
 class TestGdcm:
-    """`gdcmscu` (implicit VR little endian in its messages)."""
+    """`gdcmscu` (implicit VR little endian in its messages).
+
+    Debian's 3.0.21 aborts while it releases its association, whoever the SCP is (DCMTK's storescp and pynetdicom's echoscp
+    see the same), so its exit status says nothing. What it received before, and what it did, does.
+    """
 
     def _run(self, archive: Archive, *args: str | Path) -> str:
-        target = ["--hostname", "127.0.0.1", "--port", str(archive.dicom_port), "--aetitle", "GDCMSCU", "--call", archive.ae_title]
-        return assert_succeeded(run(["gdcmscu", *target, "--debug", *args])).stdout
+        titles = ["--aetitle", "GDCMSCU", "--call", archive.ae_title]
+        done = run(["gdcmscu", "--debug", *titles, *args, "127.0.0.1", str(archive.dicom_port)])
+        assert done.returncode == 0 or done.stdout.rstrip().endswith("ProtocolStream as nullptr is invalid"), done.stdout
+        assert "Received ItemType #6" in done.stdout, "the association was not released in order"
+        return done.stdout
 
     def test_echo(self, archive: Archive) -> None:
-        self._run(archive, "--echo")
+        assert re.search(r"\(0000,0900\) \?\? \(US\) 0 ", self._run(archive, "--echo"))
 
     def test_store(self, archive: Archive, tmp_path: Path) -> None:
         study = Study("MR", series=2, instances=2)
         for path in study.write(tmp_path):
-            self._run(archive, "--store", "--input", path)
+            self._run(archive, "--store", "-i", path)
         _assert_held(archive, study, 4)
 
     @pytest.mark.parametrize("root", ["--patientroot", "--studyroot"])
     def test_find(self, archive: Archive, held: Held, root: str) -> None:
         output = self._run(archive, "--find", root, "--study", "--key", f"20,d={held.study.uid}", "--key", "10,10=", "--key", "10,20=")
+        assert "C-Find was successful." in output
         assert held.study.patient_id in output
         assert "Held^By^Archive" in output
 
@@ -71,8 +80,8 @@ class TestGdcm:
         directory = tmp_path / "moved"
         directory.mkdir()
         keys = ["--key", f"10,20={held.study.patient_id}", "--key", f"20,d={held.study.uid}"]
-        self._run(archive, "--move", "--patientroot", "--study", *keys, "--output", directory, "--port-scp", str(port))
-        assert len(list(directory.rglob("*.dcm"))) == len(held.files)
+        self._run(archive, "--move", "--patientroot", "--study", *keys, "-o", directory, "--port-scp", str(port))
+        assert len([path for path in directory.rglob("*") if path.is_file()]) == len(held.files)
 
 
 class TestOdil:

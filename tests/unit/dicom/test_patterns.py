@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pacs_core.dicom.patterns import fold, fold_name_group, is_universal, matches_pattern
+from pacs_core.dicom.patterns import fold_name_group, is_universal, matches_pattern
 
 
 @given(st.text("ab*?", max_size=8), st.text("ab", max_size=8))
