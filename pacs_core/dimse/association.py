@@ -12,9 +12,9 @@ from pacs_core.dimse.connection import AssociationEnded, Connection, Fragment, P
 from pacs_core.dimse.negotiation import Agreement, Context
 from pacs_core.errors import PacsError
 
-# Command sets are below 1 KiB; identifiers with long lists of UIDs reach some hundred KiB.
+# Command sets are below 1 KiB; an identifier with a list of 15,000 UIDs reaches 1 MiB.
 _COMMAND_LIMIT = 65_536
-_IDENTIFIER_LIMIT = 16_777_216
+_IDENTIFIER_LIMIT = 1_048_576
 
 
 @dataclass(slots=True)
@@ -26,12 +26,14 @@ class Association:
         connection: the bytes below.
         agreement: what was negotiated.
         peer_address: the other side, for the log.
+        response_timeout: seconds that the peer may work on a request of ours before it answers.
     """
 
     id: str
     connection: Connection
     agreement: Agreement
     peer_address: str
+    response_timeout: float = 300
     _cancelled: set[int] = field(default_factory=set)
     _message_ids: Iterator[int] = field(default_factory=lambda: itertools.cycle(range(1, 65_536)))
 
@@ -111,7 +113,7 @@ class Association:
     def receive_response(self, message_id: int) -> tuple[Context, Command]:
         """The response to a request of ours. Cancellations of the peer's own requests are remembered on the way."""
         while True:
-            context, command = self.receive()
+            context, command = self.receive(idle=self.response_timeout)
             if command.CommandField == CommandField.C_CANCEL:
                 self._note_cancel(command)
             elif command.is_response and command.MessageIDBeingRespondedTo == message_id:
@@ -132,9 +134,9 @@ class Association:
         if command.MessageIDBeingRespondedTo is not None:
             self._cancelled.add(command.MessageIDBeingRespondedTo)
 
-    def finish_operation(self, message_id: int) -> None:
-        """Forget a cancellation once the operation has ended: Message IDs are used again."""
-        self._cancelled.discard(message_id)
+    def forget_cancellations(self) -> None:
+        """A new operation begins: cancellations of earlier ones mean nothing to it, though it may use their Message ID."""
+        self._cancelled.clear()
 
     def release(self) -> None:
         """Release in order, as the requestor (PS3.8 7.2). The connection is closed, come what may."""

@@ -114,7 +114,7 @@ def get(
     command = Command(CommandField=CommandField.C_GET, MessageID=message_id, AffectedSOPClassUID=sop_class, Priority=_MEDIUM_PRIORITY)
     assoc.send(context, command, identifiers.encode(identifier, context.transfer_syntax))
     while True:
-        answer_context, answer = assoc.receive()
+        answer_context, answer = assoc.receive(idle=assoc.response_timeout)
         if answer.CommandField == CommandField.C_STORE:
             receive(assoc, answer_context, answer)
             continue

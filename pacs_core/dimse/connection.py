@@ -19,8 +19,12 @@ from pacs_core.errors import PeerUnavailable
 
 # The largest P-DATA-TF that we announce (PS3.8 annex D.1). Larger ones save nothing measurable.
 MAXIMUM_LENGTH = 262_144
-# Association PDUs of real peers stay below 64 KiB, even with 128 presentation contexts of 40 transfer syntaxes each.
-ASSOCIATE_LIMIT = 1_048_576
+# 128 presentation contexts of 60 transfer syntaxes each fit.
+ASSOCIATE_LIMIT = 262_144
+# A message may take any time as a whole, but so many bytes of it must come within the time-out: a peer that sends a byte now
+# and then would hold its association for ever otherwise.
+_PROGRESS = 65_536
+_STEP = 65_536
 _SHORT_PDU = 4  # the length of the release and abort PDUs
 
 # After our last PDU the peer is to close. Closing first, with bytes of its unread, would reset the connection, and the peer
@@ -103,6 +107,9 @@ class Connection:
         self._pdu_left = 0  # bytes of the P-DATA-TF being read
         self._pdv_left = 0  # bytes of the PDV being read
         self._pdv = (0, 0)  # its context id and message control header
+        self._between = True  # no command set or data set is being read
+        self._deadline = 0.0  # for the next _PROGRESS bytes of the one that is
+        self._received = 0
         self._outgoing = bytearray()
         self._woken = False
         self.peer_maximum = 16_384
@@ -182,10 +189,13 @@ class Connection:
         self._pdu_left -= size
         context_id, control = self._pdv
         last = bool(control & _LAST) and not self._pdv_left
+        self._between = last
         return Fragment(context_id, bool(control & _COMMAND), last, self._take(size))
 
     def _begin_pdu(self, timeout: float) -> None:
-        self._fill(6, deadline=time.monotonic() + timeout)
+        self._fill(6, deadline=time.monotonic() + timeout if self._between else self._deadline)
+        if self._between:
+            self._between, self._received, self._deadline = False, 0, time.monotonic() + self._timeout
         pdu_type, length = _HEADER.unpack_from(self._buffer, self._start)
         if self._react(pdu_type) is Action.INDICATE_RELEASE:
             self._fill(6 + _SHORT_PDU)
@@ -226,13 +236,11 @@ class Connection:
         return view
 
     def _fill(self, size: int, *, deadline: float | None = None) -> None:
-        """Have at least `size` bytes in the buffer, from `_start` on."""
-        if self._end - self._start >= size:
-            return
-        self._make_room(size)
-        deadline = time.monotonic() + self._timeout if deadline is None else deadline
-        while self._end - self._start < size:
-            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        """Have at least `size` bytes in the buffer, from `_start` on; by default within the time for a message's progress."""
+        while (have := self._end - self._start) < size:
+            self._make_room(min(size, have + _STEP))  # what a header declares is not believed before it comes
+            until = self._deadline if deadline is None else deadline
+            self._socket.settimeout(max(until - time.monotonic(), 0.001))
             try:
                 received = self._socket.recv_into(self._buffer[self._end :])
             except TimeoutError as exc:
@@ -244,6 +252,9 @@ class Connection:
                     raise Aborted("the association is ended from our side")
                 self._lost(None)
             self._end += received
+            self._received += received
+            if self._received >= _PROGRESS:
+                self._received, self._deadline = 0, time.monotonic() + self._timeout
             # A sender that leaves Nagle's algorithm on (DCMTK does) waits for our ACK before it sends the rest of a message,
             # and the kernel would delay that by 40 ms. The option wears off, so it is set each time.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
@@ -328,7 +339,15 @@ class Connection:
     # Ending
 
     def release(self) -> None:
-        """Release in order, as the one who asks (PS3.8 7.2). AssociationEnded if the peer ends it otherwise."""
+        """Release in order, as the one who asks (PS3.8 7.2). AssociationEnded if the peer ends it otherwise.
+
+        Does nothing where there is no association any more.
+        """
+        if not self._may(Event.RELEASE_REQUEST):
+            return
+        if self._pdu_left:
+            self.abort()  # in the middle of what the peer is sending there is no orderly end
+            return
         self._machine.on(Event.RELEASE_REQUEST)
         self._send_short(_RELEASE_RQ)
         while self._machine.state not in (State.IDLE, State.AWAITING_CLOSE):

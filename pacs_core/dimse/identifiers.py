@@ -4,7 +4,8 @@ The one place where text meets a character set on the way in and out: an answer 
 the question if that can hold it, else in UTF-8 (PS3.5 6.1.2, C.12.1.1.2).
 """
 
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Mapping
 from io import BytesIO
 
 from pydicom import Dataset, config
@@ -19,7 +20,7 @@ from pydicom.uid import UID as PydicomUID
 
 from pacs_core.dicom.attributes import LEVEL_OF, vr
 from pacs_core.dicom.scan import scan
-from pacs_core.errors import InvalidIdentifier
+from pacs_core.errors import InvalidIdentifier, PacsError
 from pacs_core.model import Header, HeaderValue, Level, Query
 
 _UNICODE = "ISO_IR 192"
@@ -27,8 +28,22 @@ _UNICODE = "ISO_IR 192"
 _CONTROL = {"QueryRetrieveLevel", "SpecificCharacterSet", "RetrieveAETitle", "InstanceAvailability", "StorageMediaFileSetID"}
 
 
-# VRs whose values are numbers, not text.
-_BINARY: Mapping[str, Callable[[str], int | float]] = {"US": int, "SS": int, "UL": int, "SL": int, "FL": float, "FD": float}
+# VRs whose values are binary numbers, and how they are packed.
+_BINARY: Mapping[str, str] = {
+    "US": "H",
+    "SS": "h",
+    "UL": "I",
+    "SL": "i",
+    "UV": "Q",
+    "SV": "q",
+    "FL": "f",
+    "FD": "d",
+    "US or SS": "H",
+}
+
+
+class UnencodableDataSet(PacsError):
+    """An answer that cannot be put into bytes. C000: unable to process."""
 
 
 def decode(data: bytes, transfer_syntax: str) -> Dataset:
@@ -48,7 +63,10 @@ def encode(ds: Dataset, transfer_syntax: str) -> bytes:
     syntax = PydicomUID(transfer_syntax)
     fp = DicomBytesIO()
     fp.is_implicit_VR, fp.is_little_endian = syntax.is_implicit_VR, syntax.is_little_endian
-    write_dataset(fp, ds)
+    try:
+        write_dataset(fp, ds)
+    except Exception as exc:  # pydicom raises whatever a value that does not suit its VR leads to
+        raise UnencodableDataSet(f"a data set cannot be encoded: {type(exc).__name__}") from exc
     return bytes(fp.getvalue())
 
 
@@ -116,10 +134,20 @@ def _element(tag: int | str, value_representation: str, value: str | list[str]) 
 
 
 def _typed(value_representation: str, value: str | list[str]) -> object:
-    convert = _BINARY.get(value_representation.split(" ")[0])
-    if convert is None or not value:
+    packed = _BINARY.get(value_representation)
+    if packed is None or not value:
         return value or None
-    return [convert(v) for v in value] if isinstance(value, list) else convert(value)
+    return [_number(packed, v) for v in value] if isinstance(value, list) else _number(packed, value)
+
+
+def _number(packed: str, text: str) -> int | float:
+    """A number that its VR can hold; ValueError or OverflowError otherwise."""
+    number = float(text) if packed in "fd" else int(text)
+    try:
+        struct.pack(packed, number)
+    except struct.error as exc:
+        raise ValueError(f"{number} does not fit") from exc
+    return number
 
 
 def _value(value: HeaderValue) -> str | list[str]:
@@ -152,7 +180,8 @@ def _declare_character_set(ds: Dataset, identifier: Dataset) -> None:
         return
     asked = identifier.get("SpecificCharacterSet")
     names = [str(name or "") for name in asked] if isinstance(asked, MultiValue | list) else [str(asked or "")]
-    ds.SpecificCharacterSet = names if any(names) and all(_encodable(text, names) for text in texts) else _UNICODE
+    usable = any(names) and _is_well_formed(names) and all(_encodable(text, names) for text in texts)
+    ds.SpecificCharacterSet = names if usable else _UNICODE
 
 
 def _texts(ds: Dataset) -> list[str]:
@@ -165,6 +194,13 @@ def _texts(ds: Dataset) -> list[str]:
             values = element.value if isinstance(element.value, MultiValue | list) else [element.value]
             texts += [str(value) for value in values]
     return texts
+
+
+def _is_well_formed(names: list[str]) -> bool:
+    """A single character set, or code extensions throughout (PS3.3 C.12.1.1.2); and one that pydicom writes correctly."""
+    extensions = all(name.startswith("ISO 2022 ") for name in names[1:]) and (not names[0] or names[0].startswith("ISO"))
+    combinable = len(names) == 1 or (extensions and not names[0].startswith("ISO_IR"))
+    return combinable and "ISO 2022 IR 58" not in names  # its escape sequences would be missing
 
 
 def _encodable(text: str, names: list[str]) -> bool:

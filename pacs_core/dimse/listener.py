@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from pacs_core.dimse.association import Association
+from pacs_core.dimse.command import CommandField
 from pacs_core.dimse.connection import AssociationEnded, Connection, ReleaseRequested
 from pacs_core.dimse.negotiation import Acceptance, NotAccepted, Rejection, accept
 from pacs_core.dimse.services import UNRECOGNIZED_OPERATION, Service
@@ -143,7 +144,13 @@ class Listener:
             log.warning("connection_refused", peer=peer, reason="too many connections")
             sock.close()
             return
-        threading.Thread(target=self._run, args=(session, peer), name=f"assoc-{peer}", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(session, peer), name=f"assoc-{peer}", daemon=True).start()
+        except RuntimeError:  # no more threads are to be had
+            log.exception("connection_refused", peer=peer, reason="no thread")
+            sock.close()
+            with self._lock:
+                self._sessions.discard(session)
 
     def _run(self, session: _Session, peer: str) -> None:
         """The life of one connection. A process boundary: whatever goes wrong ends this association only."""
@@ -202,13 +209,17 @@ class Listener:
         context, command = assoc.receive(idle=self._limits.idle)
         with session.lock:
             session.idle = False
-        service = self._service(context.abstract_syntax)
-        if service is None or command.is_response:
+        if command.is_response or command.CommandField == CommandField.C_CANCEL:
+            # A cancel may come when the operation has just ended; neither has an answer (PS3.7 9.3.2.3).
             assoc.skip_data_set(context, command)
-            if not command.is_response:
-                assoc.send(context, command.response(UNRECOGNIZED_OPERATION))
             return
-        service.serve(assoc, context, command)
+        assoc.forget_cancellations()
+        service = self._service(context.abstract_syntax)
+        if service is None or not context.as_scp:
+            assoc.skip_data_set(context, command)
+            assoc.send(context, command.response(UNRECOGNIZED_OPERATION))
+        else:
+            service.serve(assoc, context, command)
 
     def _service(self, abstract_syntax: str) -> Service | None:
         return next((service for service in self._services if service.supports(abstract_syntax)), None)

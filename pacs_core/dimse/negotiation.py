@@ -24,6 +24,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 
 from pacs_core.dicom.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacs_core.dimse.connection import MAXIMUM_LENGTH, ProtocolViolation
+from pacs_core.dimse.request_form import normalised, with_reserved_fields_of
 
 _PDU = TypeVar("_PDU", A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ)
 
@@ -122,7 +123,7 @@ def accept(request: bytes, policy: Acceptance) -> tuple[bytes, Agreement]:
         NotAccepted: it is to be answered with a rejection.
         ProtocolViolation: the PDU is malformed.
     """
-    pdu = _decode(A_ASSOCIATE_RQ(), request)
+    pdu = _decode(A_ASSOCIATE_RQ(), normalised(request))
     if not pdu.protocol_version & 1:
         raise NotAccepted(Rejection.PROTOCOL_VERSION_NOT_SUPPORTED, f"protocol version {pdu.protocol_version}")
     if pdu.application_context_name != APPLICATION_CONTEXT:
@@ -137,7 +138,7 @@ def accept(request: bytes, policy: Acceptance) -> tuple[bytes, Agreement]:
     answer.presentation_context_definition_results_list = results
     answer.user_information += [*(_role(uid, *role) for uid, role in granted.items()), *(_extended(*item) for item in extended.items())]
     contexts = _contexts(results, granted, acceptor=True)
-    return A_ASSOCIATE_AC(answer).encode(), _agreement(pdu, contexts, extended)
+    return with_reserved_fields_of(A_ASSOCIATE_AC(answer).encode(), request), _agreement(pdu, contexts, extended)
 
 
 def request(calling_ae: str, called_ae: str, proposals: Sequence[Proposal], *, extended: Mapping[str, bytes] | None = None) -> bytes:
@@ -156,18 +157,24 @@ def conclude(answer: bytes, proposals: Sequence[Proposal]) -> Agreement:
     pdu = _decode(A_ASSOCIATE_AC(), answer)
     accepted = []
     for item in pdu.presentation_context:
-        index = ((item.presentation_context_id or 0) - 1) // 2
-        if item.result == _ACCEPTED and 0 <= index < len(proposals) and item.transfer_syntax:
-            context = build_context(proposals[index].abstract_syntax, item.transfer_syntax)
-            context.context_id, context.result = item.presentation_context_id, _ACCEPTED
-            accepted.append(context)
+        index, even = divmod((item.presentation_context_id or 0) - 1, 2)
+        if item.result != _ACCEPTED:
+            continue
+        if even or not 0 <= index < len(proposals) or item.transfer_syntax not in proposals[index].transfer_syntaxes:
+            raise ProtocolViolation("the peer accepted a presentation context that was not proposed")
+        context = build_context(proposals[index].abstract_syntax, item.transfer_syntax)
+        context.context_id, context.result = item.presentation_context_id, _ACCEPTED
+        accepted.append(context)
     return _agreement(pdu, _contexts(accepted, _proposed_roles(pdu), acceptor=False), _proposed_extensions(pdu))
 
 
 def rejection_text(answer: bytes) -> str:
     """An A-ASSOCIATE-RJ in words."""
     pdu = _decode(A_ASSOCIATE_RJ(), answer)
-    return f"{pdu.result_str}, {pdu.source_str}: {pdu.reason_str}"
+    try:
+        return f"{pdu.result_str}, {pdu.source_str}: {pdu.reason_str}"
+    except ValueError:  # reserved values
+        return f"result {pdu.result}, source {pdu.source}, reason {pdu.reason_diagnostic}"
 
 
 def _decode(pdu: _PDU, data: bytes) -> _PDU:

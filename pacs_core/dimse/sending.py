@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import BinaryIO, Generic, Protocol, TypeVar
 
 from pacs_core.archive.retrieval import DataSetFile
@@ -18,7 +19,7 @@ from pacs_core.dimse.client import Caller
 from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.connection import Aborted, AssociationEnded
 from pacs_core.dimse.negotiation import Context, Proposal
-from pacs_core.errors import PacsError, PeerUnavailable
+from pacs_core.errors import ObjectMissing, PacsError, PeerUnavailable, StorageUnavailable
 from pacs_core.model import Peer
 
 EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
@@ -159,6 +160,7 @@ def _deliver_over(
             except PacsError as exc:
                 outcome = Outcome(instance, exc.dimse_status, str(exc))
                 if isinstance(exc, AssociationEnded):
+                    assoc.connection.abort()
                     yield outcome
                     return
             yield outcome
@@ -173,9 +175,18 @@ def _data_set(source: DataSetFile, stored: str, wanted: str) -> Iterator[tuple[B
         data = transcode(source.path, wanted)
         yield BytesIO(data), len(data)
         return
-    with source.path.open("rb") as file:
+    with _open(source.path) as file:
         file.seek(source.offset)
         yield file, os.fstat(file.fileno()).st_size - source.offset
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except FileNotFoundError as exc:
+        raise ObjectMissing(f"{path.name} is no longer there") from exc
+    except OSError as exc:
+        raise StorageUnavailable(f"{path.name} cannot be read: {exc.strerror}") from exc
 
 
 def is_success(status: int) -> bool:
@@ -184,5 +195,5 @@ def is_success(status: int) -> bool:
 
 
 def is_warning(status: int) -> bool:
-    """Stored, with a warning (PS3.4 B.2.3)."""
-    return status & 0xF000 == 0xB000
+    """Stored, with a warning (PS3.4 B.2.3, PS3.7 annex C.4)."""
+    return status & 0xF000 == 0xB000 or status in (0x0001, 0x0107, 0x0116)

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 SUB_OPERATIONS_FAILED_FOR_SOME = 0xB000
 UNABLE_TO_PERFORM_SUB_OPERATIONS = 0xA702
+_COUNTER_LIMIT = 0xFFFF  # they are US; a retrieve may have more sub-operations than they can tell
 _OPERATIONS: Mapping[int, Operation] = {CommandField.C_MOVE: Operation.MOVE, CommandField.C_GET: Operation.GET}
 
 # Sends instances one by one and tells the outcome of each.
@@ -61,10 +62,10 @@ class SubOperations:
     def fill(self, response: Command) -> Command:
         """Write the counters into a response. `Remaining` stands in pending and cancel responses only."""
         if response.Status in (PENDING, CANCEL):
-            response.NumberOfRemainingSuboperations = self.remaining
-        response.NumberOfCompletedSuboperations = self.completed
-        response.NumberOfFailedSuboperations = len(self.failed_uids)
-        response.NumberOfWarningSuboperations = self.warning
+            response.NumberOfRemainingSuboperations = min(self.remaining, _COUNTER_LIMIT)
+        response.NumberOfCompletedSuboperations = min(self.completed, _COUNTER_LIMIT)
+        response.NumberOfFailedSuboperations = min(len(self.failed_uids), _COUNTER_LIMIT)
+        response.NumberOfWarningSuboperations = min(self.warning, _COUNTER_LIMIT)
         return response
 
 
@@ -102,8 +103,6 @@ class Retrieve:
         except PacsError as exc:
             log.warning("retrieve_refused", association=assoc.id, reason=str(exc))
             assoc.send(context, command.response(exc.dimse_status, error_comment=str(exc)))
-        finally:
-            assoc.finish_operation(command.MessageID or 0)
 
     def _retrieve(self, assoc: Association, context: Context, command: Command) -> None:
         data = assoc.identifier(context) if command.has_data_set else b""
@@ -150,9 +149,9 @@ def _perform(
         counters.count(outcome.instance, outcome.status)
         if outcome.reason:
             log.warning("sub_operation_failed", association=assoc.id, SOPInstanceUID=outcome.instance.SOPInstanceUID, reason=outcome.reason)
-        if assoc.cancelled(command.MessageID or 0):
-            return CANCEL
         if counters.remaining:
+            if assoc.cancelled(command.MessageID or 0):
+                return CANCEL
             assoc.send(context, counters.fill(command.response(PENDING)))
     return counters.final_status()
 

@@ -146,3 +146,31 @@ def test_a_vanished_peer_is_an_abort(ends: Ends) -> None:
     peer.close()
     with pytest.raises(Aborted):
         connection.fragment()
+
+
+def test_a_byte_now_and_then_does_not_hold_an_association() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    with listening, socket.create_connection(listening.getsockname()) as theirs:
+        connection = established(listening.accept()[0], timeout=0.3)
+        stop = threading.Event()
+
+        def drip() -> None:
+            theirs.sendall(struct.pack(">BxL", P_DATA, 1000))
+            while not stop.wait(0.05):
+                theirs.sendall(b"\0")
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        with pytest.raises(Aborted):
+            read_message(connection)
+        stop.set()
+        dripping.join()
+        connection.close()
+
+
+def test_releasing_an_association_that_is_over_does_nothing(ends: Ends) -> None:
+    connection, peer = ends
+    peer.sendall(pdu(ABORT, bytes(4)))
+    with pytest.raises(Aborted):
+        connection.fragment()
+    connection.release()
