@@ -36,6 +36,8 @@ from pacs_core.supervisor.postgres import catalog_url
 log = structlog.get_logger(__name__)
 
 _PREPARE_AGAIN = 0.5  # seconds
+_PREPARE_AGAIN_AFTER_CRASH = 10.0
+_JOIN_TIMEOUT = 3.0
 
 
 def stores(settings: Settings) -> Mapping[str, ObjectStore]:
@@ -119,23 +121,37 @@ class _Background:
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        self._thread.join()
+        # Bounded, because a connection to a server that has stopped answering may hang; the thread is a daemon.
+        self._thread.join(_JOIN_TIMEOUT)
         self._committer.stop()
 
     def _run(self) -> None:
         """A process boundary: the archive takes instances in whatever happens here."""
-        swept = landing(self._settings).sweep()
-        if swept:
-            log.info("incoming_files_swept", files=swept)
-        while not self._stopping.is_set():
-            try:
-                prepare(self._settings)
-            except UnavailableError as exc:
-                log.warning("index_not_ready", reason=str(exc))
-                self._stopping.wait(_PREPARE_AGAIN)
-            else:
+        try:
+            swept = landing(self._settings).sweep()
+        except Exception:
+            log.exception("incoming_not_swept")
+        else:
+            if swept:
+                log.info("incoming_files_swept", files=swept)
+        while not self._stopping.is_set() and not self._start_committer():
+            pass
+
+    def _start_committer(self) -> bool:
+        """Whether the index could be prepared and the committer started; waits where it could not."""
+        try:
+            prepare(self._settings)
+            if not self._stopping.is_set():
                 self._committer.start()
-                return
+        except UnavailableError as exc:
+            log.warning("index_not_ready", reason=str(exc))
+            self._stopping.wait(_PREPARE_AGAIN)
+        except Exception:
+            log.exception("index_preparation_crashed")
+            self._stopping.wait(_PREPARE_AGAIN_AFTER_CRASH)
+        else:
+            return True
+        return False
 
 
 @contextmanager

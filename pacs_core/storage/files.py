@@ -112,7 +112,8 @@ def try_lock(fd: int) -> bool:
 def abandoned(path: Path) -> Iterator[bool]:
     """Whether a file exists and has no living writer. While the context lasts none can appear, so it may be removed."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # Not blocking: opening a FIFO would wait for its writer.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         yield False
         return

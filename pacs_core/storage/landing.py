@@ -153,14 +153,9 @@ class LandingDirectory:
 
     def sweep(self) -> int:
         """Remove what dead writers left; see ports.LandingStore."""
-        removed = 0
         with translated(f"sweeping {self._incoming}"):
-            for path in sorted(self._incoming.glob("*")):
-                with abandoned(path) as is_abandoned:
-                    if is_abandoned:
-                        path.unlink(missing_ok=True)
-                        removed += 1
-        return removed
+            paths = sorted(self._incoming.glob("*"))
+        return sum(map(_remove_if_abandoned, paths))
 
     def _link(self, incoming: IncomingFile, target: Path) -> bool:
         """Whether the name was free and is now the file's."""
@@ -218,3 +213,15 @@ class LandingDirectory:
         if not is_object_path(path):
             raise ObjectMissing(f"not a path of an object: {path!r}")
         return self._root / path
+
+
+def _remove_if_abandoned(path: Path) -> bool:
+    """Whether a file was one that a dead writer left. One that cannot be dealt with is logged: it must not keep the others."""
+    try:
+        with abandoned(path) as is_abandoned:
+            if is_abandoned:
+                path.unlink(missing_ok=True)
+            return is_abandoned
+    except OSError as exc:
+        log.warning("incoming_not_swept", path=str(path), error=exc.strerror)
+        return False

@@ -176,3 +176,16 @@ def test_sweeping_removes_what_dead_processes_left_and_nothing_else(tmp_path: Pa
 
 def test_sweeping_a_store_that_was_never_used_finds_nothing(tmp_path: Path) -> None:
     assert LandingDirectory(tmp_path / "hot").sweep() == 0
+
+
+def test_sweeping_goes_on_past_what_it_cannot_deal_with(tmp_path: Path) -> None:
+    store = LandingDirectory(tmp_path)
+    incoming = store.incoming()
+    directory = tmp_path / INCOMING
+    (directory / "0-link").symlink_to("/nowhere")
+    os.mkfifo(directory / "0-pipe")
+    (directory / "0-folder").mkdir()
+    (directory / "9-left.part").write_bytes(b"left")
+    assert store.sweep() == 1
+    assert not (directory / "9-left.part").exists()
+    assert incoming.path.exists()

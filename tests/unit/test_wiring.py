@@ -1,0 +1,61 @@
+import threading
+from pathlib import Path
+
+import pytest
+
+from pacs_core import wiring
+from pacs_core.errors import StorageUnavailable
+from pacs_core.settings import load_settings
+
+
+class FakeCommitter:
+    """Stands in for the committer; tells when it is started."""
+
+    def __init__(self) -> None:
+        self.started = threading.Event()
+
+    def start(self) -> None:
+        self.started.set()
+
+    def stop(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def committer(monkeypatch: pytest.MonkeyPatch) -> FakeCommitter:
+    fake = FakeCommitter()
+    monkeypatch.setattr(wiring, "committer", lambda _: fake)
+    monkeypatch.setattr(wiring, "_PREPARE_AGAIN", 0.001)
+    monkeypatch.setattr(wiring, "_PREPARE_AGAIN_AFTER_CRASH", 0.001)
+    return fake
+
+
+def test_indexing_begins_whatever_sweeping_and_preparing_run_into(
+    tmp_path: Path, committer: FakeCommitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[Exception] = [StorageUnavailable("away"), OSError(5, "odd"), RuntimeError("odd")]
+
+    def prepare(settings: object) -> None:
+        if failures:
+            raise failures.pop()
+
+    def landing(settings: object) -> None:
+        raise StorageUnavailable("cannot be listed")
+
+    monkeypatch.setattr(wiring, "prepare", prepare)
+    monkeypatch.setattr(wiring, "landing", landing)
+    with wiring._Background(load_settings(tmp_path)):
+        assert committer.started.wait(10)
+
+
+def test_ending_does_not_wait_for_a_server_that_hangs(tmp_path: Path, committer: FakeCommitter, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(wiring, "prepare", lambda _: answers.wait(60))
+    monkeypatch.setattr(wiring, "_JOIN_TIMEOUT", 0.05)
+    background = wiring._Background(load_settings(tmp_path))
+    with background:
+        pass
+    assert background._thread.is_alive()
+    answers.set()
+    background._thread.join(10)
+    assert not committer.started.is_set()
