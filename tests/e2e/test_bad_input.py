@@ -200,7 +200,7 @@ class TestEnvironment:
         home = small_disk / "home"
         env = clean_environment(PACS_HOME=str(home), PACS_CATALOG_URL=catalogs.new())
         for command in ("listen", "up"):
-            done = run([PACS, command], env=env, timeout=60)
+            done = run([PACS, command], env=env, timeout=20)
             assert done.returncode in (1, 2)
             assert str(home) in done.stdout
             assert "Traceback" not in done.stdout
@@ -208,7 +208,7 @@ class TestEnvironment:
     def test_a_home_that_is_a_file_is_named_in_one_clear_line(self, tmp_path: Path, catalogs: Catalogs) -> None:
         home = tmp_path / "home"
         home.write_text("not a directory")
-        done = run([PACS, "listen"], env=clean_environment(PACS_HOME=str(home), PACS_CATALOG_URL=catalogs.new()), timeout=60)
+        done = run([PACS, "listen"], env=clean_environment(PACS_HOME=str(home), PACS_CATALOG_URL=catalogs.new()), timeout=20)
         assert done.returncode in (1, 2)
         assert str(home) in done.stdout
         assert "Traceback" not in done.stdout
