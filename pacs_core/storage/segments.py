@@ -68,6 +68,12 @@ def segments(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob(f"*{SUFFIX}") if not path.name.startswith("."))
 
 
+def created_ns(path: Path) -> int:
+    """When a segment was made, by its name, in nanoseconds since 1970; 0 for a name that does not tell."""
+    time_of_creation = path.name.split("-", 1)[0]
+    return int(time_of_creation) if time_of_creation.isascii() and time_of_creation.isdigit() else 0
+
+
 def current_mark(directory: Path) -> JournalMark:
     """The present end of every segment."""
     ends = []

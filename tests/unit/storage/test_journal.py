@@ -1,9 +1,11 @@
 import errno
 import os
+import resource
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +16,9 @@ from hypothesis import strategies as st
 
 from pacs_core.errors import StorageFull, StorageUnavailable
 from pacs_core.model import UID, InstanceRecord, Origin
+from pacs_core.storage import uncommitted
 from pacs_core.storage.journal import SegmentJournal
-from pacs_core.storage.segments import encode_frame, record_from_json, record_to_json, segments
+from pacs_core.storage.segments import Entry, encode_frame, read_entries, record_from_json, record_to_json, segments
 from pacs_core.storage.uncommitted import JournalReader
 
 RECORD = InstanceRecord(
@@ -244,3 +247,96 @@ def test_nothing_acknowledged_is_lost_when_the_writer_is_killed(tmp_path: Path) 
     found = numbers(JournalReader(tmp_path).pending(100_000)[0])
     assert found[:acknowledged] == list(range(acknowledged))
     assert len(found) <= acknowledged + 1
+
+
+def test_what_is_appended_while_the_journal_is_read_never_overtakes_what_was_appended_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier, later = SegmentJournal(tmp_path), SegmentJournal(tmp_path)
+    earlier.append(record(0))
+    later.append(record(1))
+    reader = JournalReader(tmp_path)
+    first, _ = segments(tmp_path)
+
+    def interrupted(path: Path, offset: int) -> Iterator[Entry]:
+        yield from read_entries(path, offset)
+        if path == first:  # it has been read to its end, the other has not
+            earlier.append(record(2))
+            later.append(record(3))
+
+    with monkeypatch.context() as busy:
+        busy.setattr(uncommitted, "read_entries", interrupted)
+        records, mark = reader.pending(100)
+    assert numbers(records) == [0, 1]
+    reader.done(mark)
+    assert numbers(reader.pending(100)[0]) == [2, 3]
+
+
+def test_what_was_appended_before_the_clock_was_set_back_is_not_held_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SegmentJournal(tmp_path).append(record(0))
+    an_hour_before = time.time_ns() - 3600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: an_hour_before)
+    assert numbers(JournalReader(tmp_path).pending(10)[0]) == [0]
+
+
+def test_a_backlog_takes_few_descriptors_and_is_worked_off_in_order(tmp_path: Path) -> None:
+    journal = SegmentJournal(tmp_path, segment_bytes=1)
+    for number in range(200):
+        journal.append(record(number))
+    journal.close()
+    assert len(segments(tmp_path)) == 200
+    reader = JournalReader(tmp_path)
+    found: list[int] = []
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 20, limits[1]))
+    try:
+        while len(found) < 200:
+            records, mark = reader.pending(30)
+            found += numbers(records)
+            reader.done(mark)
+            assert len(segments(tmp_path)) == 200 - len(found)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found == list(range(200))
+
+
+def test_working_off_a_backlog_looks_only_at_what_it_has_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = SegmentJournal(tmp_path, segment_bytes=1)
+    for number in range(50):
+        journal.append(record(number))
+    journal.close()
+    opened: list[str] = []
+
+    def counted(path: Path, offset: int) -> Iterator[Entry]:
+        opened.append(path.name)
+        yield from read_entries(path, offset)
+
+    monkeypatch.setattr(uncommitted, "read_entries", counted)
+    reader = JournalReader(tmp_path)
+    reader.done(reader.pending(5)[1])
+    assert len(opened) <= 12
+
+
+def test_a_segment_that_cannot_be_read_keeps_no_other_from_being_indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        journal = SegmentJournal(tmp_path)
+        journal.append(record(number))
+        journal.close()
+    damaged = segments(tmp_path)[1]
+
+    def failing(path: Path, offset: int) -> Iterator[Entry]:
+        if path == damaged:
+            raise OSError(errno.EIO, "Input/output error")
+        yield from read_entries(path, offset)
+
+    reader = JournalReader(tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(uncommitted, "read_entries", failing)
+        records, mark = reader.pending(10)
+        assert numbers(records) == [0, 2]
+        reader.done(mark)
+        assert reader.pending(10)[0] == []
+        with reader.exclusive() as is_leader:
+            assert is_leader
+    assert segments(tmp_path) == [damaged]
+    assert numbers(reader.pending(10)[0]) == [1]
