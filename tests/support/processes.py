@@ -24,8 +24,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """This process's environment without the settings of any archive or flow engine, plus `extra`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PACS_", "PREFECT_", "DASK_"))}
+    """This process's environment without the settings of any archive, flow engine or surrounding make, plus `extra`."""
+    foreign = ("PACS_", "PREFECT_", "DASK_", "MAKE", "MFLAGS", "ARGS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return kept | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"} | extra
 
 
