@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -120,7 +121,8 @@ def log_path(home: Path, part: str) -> Path:
 def bound_log(path: Path) -> None:
     """Once a log is too long, keep a copy and start it again; the oldest copy goes.
 
-    Copied and truncated because the part holds it open (for appending, so that it continues at the start).
+    Copied and truncated because the part holds it open (for appending, so that it continues at the start). Truncated
+    without a copy where none can be made: on a full disk, room matters more than old lines. Raises OSError.
     """
     try:
         if path.stat().st_size < _LOG_LIMIT:
@@ -131,8 +133,14 @@ def bound_log(path: Path) -> None:
         older = path.with_suffix(f".log.{number - 1}")
         if older.exists():
             older.replace(path.with_suffix(f".log.{number}"))
-    path.with_suffix(".log.1").write_bytes(path.read_bytes())
-    os.truncate(path, 0)
+    copy = path.with_suffix(".log.1")
+    try:
+        shutil.copyfile(path, copy)
+    except OSError:
+        copy.unlink(missing_ok=True)
+        raise
+    finally:
+        os.truncate(path, 0)
 
 
 def leftovers(home: Path) -> Iterator[int]:

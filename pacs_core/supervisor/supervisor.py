@@ -26,7 +26,7 @@ _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
 _HEALTHY_AFTER = 60.0  # a part that was ready for so many seconds starts again without a penalty
 _ATTEMPTS_AT_START = 3
-_LOG_CHECK_INTERVAL = 10.0
+_TIDY_INTERVAL = 10.0
 _OF_ANOTHER_PREFECT = ("PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_API_AUTH_STRING")
 
 
@@ -59,7 +59,7 @@ class Supervisor:
         home: of the archive; logs go to `<home>/logs`.
         environment: that of every part.
         say: prints one line for the person at the console.
-        changed: told the state of all parts whenever one changes.
+        changed: told the state of all parts whenever one changes; again later if it raises OSError.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Supervisor:
         self._environment = environment
         self._say = say
         self.changed = changed
+        self._unpublished = False
         self._stopping = asyncio.Event()
         self._up = False
         self._threads = ThreadPoolExecutor(max_workers=2 * len(parts) + 2, thread_name_prefix="part")
@@ -94,7 +95,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         keepers = [asyncio.create_task(self._keep(kept), name=kept.part.name) for kept in self._kept.values()]
-        keepers.append(asyncio.create_task(self._bound_logs(), name="logs"))
+        keepers.append(asyncio.create_task(self._tidy(), name="tidy"))
         try:
             if await self._all_ready(keepers):
                 self._up = True
@@ -107,6 +108,17 @@ class Supervisor:
                 keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def publish(self) -> None:
+        """Tell `changed` the state of every part. That a disk is full ends no archive: it is said, and tried again."""
+        try:
+            self.changed(self.status)
+        except OSError as exc:
+            if not self._unpublished:
+                self._say(f"pacs: the state of the archive cannot be written: {exc}")
+            self._unpublished = True
+        else:
+            self._unpublished = False
 
     def stop(self) -> None:
         """Have `run` stop everything and return."""
@@ -229,15 +241,20 @@ class Supervisor:
         self._change(kept, PartState.STOPPED)
         kept.stopped.set()
 
-    async def _bound_logs(self) -> None:
+    async def _tidy(self) -> None:
         while True:
             for name in self._kept:
-                await self._in_thread(partial(bound_log, log_path(self._home, name)))
-            await asyncio.sleep(_LOG_CHECK_INTERVAL)
+                try:
+                    await self._in_thread(partial(bound_log, log_path(self._home, name)))
+                except OSError as exc:
+                    log.warning("log_not_bounded", part=name, error=str(exc))
+            if self._unpublished:
+                self.publish()
+            await asyncio.sleep(_TIDY_INTERVAL)
 
     def _change(self, kept: _Kept, state: PartState) -> None:
         kept.state = state
-        self.changed(self.status)
+        self.publish()
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)

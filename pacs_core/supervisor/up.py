@@ -66,7 +66,7 @@ async def _up(settings: Settings) -> None:
 
     def announce() -> None:
         supervisor.changed = partial(facts, ready=True)
-        facts(supervisor.status, ready=True)
+        supervisor.publish()
         say(f"pacs: everything started in {time.monotonic() - began:.1f} s")
         say(_ready_line(settings))
 

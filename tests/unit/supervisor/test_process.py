@@ -1,7 +1,9 @@
 """Logs within bounds, and what a killed supervisor leaves behind."""
 
 import asyncio
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +33,21 @@ def test_a_short_or_absent_log_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "short.log").write_text("short")
     bound_log(tmp_path / "short.log")
     assert (tmp_path / "short.log").read_text() == "short"
+
+
+def test_a_log_that_cannot_be_kept_aside_is_started_again_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(b"012")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(process, "_LOG_LIMIT", 10)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    log = tmp_path / "part.log"
+    log.write_bytes(b"0123456789")
+    with pytest.raises(OSError, match="No space"):
+        bound_log(log)
+    assert log.read_bytes() == b""
+    assert [path.name for path in tmp_path.iterdir()] == ["part.log"]
 
 
 SLEEP = "import time; time.sleep(600)"

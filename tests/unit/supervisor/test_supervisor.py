@@ -1,14 +1,17 @@
 """Supervision of small real processes."""
 
 import asyncio
+import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+import pacs_core.supervisor.supervisor as supervisor_module
 from pacs_core.supervisor.part import Part, PartState, PartStatus
 from pacs_core.supervisor.process import leftovers, log_path
 from pacs_core.supervisor.supervisor import StartFailed, Supervisor
@@ -136,3 +139,37 @@ def test_preparing_and_completing_happen_around_readiness(home: Path) -> None:
     console = supervise(home, [part])
     assert order == ["prepare", "probe", "complete"]
     assert console.said("part: ready")
+
+
+def test_a_full_disk_stops_neither_the_archive_nor_its_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "_TIDY_INTERVAL", 0.02)
+    monkeypatch.setattr(supervisor_module, "bound_log", refuse)
+    written: list[Sequence[PartStatus]] = []
+    full = threading.Event()
+
+    def changed(parts: Sequence[PartStatus]) -> None:
+        if full.is_set():
+            refuse()
+        written.append(parts)
+
+    def fill(supervisor: Supervisor, console: Console) -> Callable[[], bool]:
+        full.set()
+        supervisor.changed = changed
+        supervisor.publish()
+        os.kill(supervisor.status[0].pid or 0, signal.SIGKILL)
+
+        def again() -> bool:
+            if console.said("part: again ready"):
+                full.clear()
+            return bool(written)
+
+        return again
+
+    console = supervise(home, [python("part", READY + SLEEP)], fill)
+    assert sum("cannot be written" in line for line in console.lines) == 1
+    assert {part.state for part in written[0]} == {PartState.READY}
+    assert {part.state for part in written[-1]} == {PartState.STOPPED}
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
