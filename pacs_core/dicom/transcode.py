@@ -8,7 +8,7 @@ import warnings
 import zlib
 from pathlib import Path
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.pixels.decoders.base import get_decoder
@@ -27,6 +27,7 @@ _ENCODINGS: dict[str, Encoding] = {
     ExplicitVRBigEndian: Encoding(implicit=False, little_endian=False),
     DeflatedExplicitVRLittleEndian: _EXPLICIT_LITTLE,
 }
+_SUBSAMPLED, _FULLY_SAMPLED = "YBR_FULL_422", "YBR_FULL"
 
 
 def can_transcode(stored: str, wanted: str) -> bool:
@@ -95,10 +96,17 @@ def _decoded(path: Path, *, is_implicit: bool) -> bytes:
         try:
             ds = dcmread(path)
             if "PixelData" in ds:
-                ds.decompress(as_rgb=False, generate_instance_uid=False)
+                _decompress(ds)
             out = DicomBytesIO()
             out.is_implicit_VR, out.is_little_endian = is_implicit, True
             write_dataset(out, ds)
         except Exception as exc:  # decoders are third parties of third parties, and raise whatever they like
             raise TranscodingError(f"the pixel data of {path.name} cannot be decoded: {type(exc).__name__}") from exc
         return out.getvalue()
+
+
+def _decompress(ds: Dataset) -> None:
+    ds.decompress(as_rgb=False, generate_instance_uid=False)
+    # Subsampled chroma is expanded by every decoder, but pydicom keeps the name that says it is not (PS3.3 C.7.6.3.1.2).
+    if ds.PhotometricInterpretation == _SUBSAMPLED:
+        ds.PhotometricInterpretation = _FULLY_SAMPLED

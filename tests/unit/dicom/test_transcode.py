@@ -1,3 +1,5 @@
+import shutil
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -5,6 +7,7 @@ import numpy as np
 import pydicom.data
 import pytest
 from pydicom import dcmread
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
@@ -79,6 +82,26 @@ def test_pixels_are_decoded(name: str, wanted: str, tmp_path: Path) -> None:
         ds.decompress(as_rgb=False, generate_instance_uid=False)
     assert np.array_equal(decoded.pixel_array, ds.pixel_array)
     assert decoded.SOPInstanceUID == ds.SOPInstanceUID
+
+
+SUBSAMPLED = ["examples_ybr_color.dcm", "SC_rgb_dcmtk_+eb+cy+np.dcm", "SC_rgb_dcmtk_+eb+cy+s2.dcm"]
+
+
+@pytest.mark.parametrize("name", SUBSAMPLED)
+def test_subsampled_colour_is_fully_sampled_afterwards_and_says_so(name: str, tmp_path: Path) -> None:
+    decoded = dcmread(part10(transcode(BUNDLED / name, ImplicitVRLittleEndian), ImplicitVRLittleEndian, tmp_path))
+    assert decoded.PhotometricInterpretation == "YBR_FULL"
+    assert len(decoded.PixelData) == decoded.Rows * decoded.Columns * 3 * int(decoded.get("NumberOfFrames", 1))
+    assert np.array_equal(pixel_array(decoded), pixel_array(BUNDLED / name))
+
+
+@pytest.mark.skipif(not shutil.which("dcmdjpeg"), reason="needs DCMTK")
+@pytest.mark.parametrize("name", SUBSAMPLED)
+def test_colours_are_those_that_dcmtk_decodes(name: str, tmp_path: Path) -> None:
+    reference = tmp_path / "reference.dcm"
+    subprocess.run(["dcmdjpeg", BUNDLED / name, reference], check=True, capture_output=True)
+    ours = part10(transcode(BUNDLED / name, ExplicitVRLittleEndian), ExplicitVRLittleEndian, tmp_path)
+    assert np.array_equal(pixel_array(ours), pixel_array(reference))
 
 
 def test_the_stored_transfer_syntax_is_given_as_it_is() -> None:
