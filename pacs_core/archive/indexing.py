@@ -2,13 +2,14 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
-from pacs_core.archive.verification import verify_shard
+from pacs_core.archive.verification import Damage, Problem, verify_shard
 from pacs_core.dicom.part10 import same_data_set
-from pacs_core.errors import IndexUnavailable, PacsError, StorageUnavailable, UnavailableError
+from pacs_core.errors import ChecksumMismatch, IndexUnavailable, ObjectMissing, PacsError, StorageUnavailable, UnavailableError
 from pacs_core.model import InstanceRecord, Level, Query, StoredObject
 from pacs_core.ports import CommitResult, IndexReader, IndexWriter, Journal, LandingStore, ObjectStore, Uncommitted
 
@@ -18,6 +19,8 @@ _IDLE_POLL = 0.02  # seconds; how long the first instance after a pause waits at
 _FOLLOWER_POLL = 0.5
 _LONGEST_BACK_OFF = 2.0
 _QUERY_POLL = 0.003
+_SETTLE_ATTEMPTS = 30  # about a minute, at the longest back-off
+_BLOCK = 1 << 20
 
 
 def wait_until_committed(journal: Journal, timeout: float) -> None:
@@ -65,7 +68,7 @@ class Committer:
         self._writer = writer
         self._interval = interval
         self._rows = rows
-        self._settlement = _Settlement(reader, stores, landing)
+        self._settlement = _Settlement(writer, reader, stores, landing, self._park)
         self._stopping = threading.Event()
         self._deadline = float("inf")
         self._is_down = False
@@ -146,15 +149,28 @@ class Committer:
 
 
 class _Settlement:
-    """What a commit leaves to be done with objects. It never fails: what cannot be done is logged and found by `verify`."""
+    """What a commit leaves to be done with objects. Nothing acknowledged is forgotten: what cannot be settled is parked.
 
-    def __init__(self, reader: IndexReader, stores: Mapping[str, ObjectStore], landing: LandingStore) -> None:
+    IndexUnavailable, and StorageUnavailable the first times, is raised: the batch is then to be repeated.
+    """
+
+    def __init__(
+        self,
+        writer: IndexWriter,
+        reader: IndexReader,
+        stores: Mapping[str, ObjectStore],
+        landing: LandingStore,
+        park: Callable[[InstanceRecord, PacsError], None],
+    ) -> None:
+        self._writer = writer
         self._reader = reader
         self._stores = stores
         self._landing = landing
+        self._park = park
+        self._failures = 0  # since everything could be settled
 
     def settle(self, records: Sequence[InstanceRecord], result: CommitResult) -> None:
-        """Remove objects that were replaced; remove or set aside those that lost a conflict."""
+        """Set aside objects that were replaced; remove or set aside those that lost a conflict."""
         # When a batch is repeated after a crash, a record of it may have superseded the object of a later one for a
         # moment. What the batch ends with stays.
         current = {record.SOPInstanceUID: (record.tier, record.path) for record in records}
@@ -163,6 +179,7 @@ class _Settlement:
                 self._remove_superseded(old)
         for record in result.conflicting:
             self._settle_conflict(record)
+        self._failures = 0
 
     def _remove_superseded(self, old: StoredObject) -> None:
         try:
@@ -170,30 +187,80 @@ class _Settlement:
             # waits in the journal. Only what is still the replaced object goes.
             if not verify_shard(self._stores, [old]).intact:
                 return
-            self._store(old.tier).delete(old.path)
+            where = self._set_aside(old, reason=f"SOPInstanceUID {old.SOPInstanceUID} was replaced by a later arrival")
         except PacsError as exc:
             log.warning("superseded_not_removed", SOPInstanceUID=old.SOPInstanceUID, tier=old.tier, path=old.path, error=str(exc))
         else:
-            log.info("superseded_removed", SOPInstanceUID=old.SOPInstanceUID, tier=old.tier, path=old.path)
+            log.info("superseded_removed", SOPInstanceUID=old.SOPInstanceUID, tier=old.tier, path=old.path, quarantined=where)
 
     def _settle_conflict(self, record: InstanceRecord) -> None:
-        """An instance was stored a second time under another name. Only what is proved to be a copy is removed."""
+        """An instance was stored a second time under another name."""
         try:
             held = self._reader.locate(Query(Level.IMAGE, {"SOPInstanceUID": record.SOPInstanceUID}))
-            if not held or (held[0].tier, held[0].path) == (record.tier, record.path):
-                return
-            if self._is_copy(record, held[0]):
-                self._store(record.tier).delete(record.path)
-                log.info(
-                    "copy_removed", SOPInstanceUID=record.SOPInstanceUID, path=record.path, held_tier=held[0].tier, held_path=held[0].path
-                )
-            else:
-                where = self._landing.set_aside(
-                    record.path, reason=f"SOPInstanceUID {record.SOPInstanceUID} is held already as {held[0].path}"
-                )
-                log.warning("duplicate_kept_first", SOPInstanceUID=record.SOPInstanceUID, path=held[0].path, quarantined=where)
+            if not held:
+                raise ObjectMissing(f"the index does not tell which object holds SOPInstanceUID {record.SOPInstanceUID}")
+            if (held[0].tier, held[0].path) != (record.tier, record.path):
+                self._settle_with(record, held[0])
+        except IndexUnavailable:
+            raise
+        except UnavailableError as exc:
+            # A tier that is away for long must not hold up the index.
+            self._failures += 1
+            if self._failures < _SETTLE_ATTEMPTS:
+                raise
+            self._park(record, exc)
         except PacsError as exc:
-            log.warning("conflict_not_settled", SOPInstanceUID=record.SOPInstanceUID, tier=record.tier, path=record.path, error=str(exc))
+            self._park(record, exc)
+
+    def _settle_with(self, record: InstanceRecord, held: StoredObject) -> None:
+        """The good one of two objects stays; of two good ones the one that is held. Only a proved copy is removed."""
+        damage = {(problem.tier, problem.path): problem for problem in verify_shard(self._stores, [held, _object(record)]).problems}
+        if (problem := damage.get((record.tier, record.path))) is not None:
+            if problem.damage is not Damage.MISSING:
+                raise ChecksumMismatch(f"the object is damaged: {problem.detail}")
+            return  # settled before, and the batch is repeated after a crash
+        if (problem := damage.get((held.tier, held.path))) is not None:
+            self._take_over(record, held, problem)
+        elif self._is_copy(record, held):
+            self._store(record.tier).delete(record.path)
+            log.info("copy_removed", SOPInstanceUID=record.SOPInstanceUID, path=record.path, held_tier=held.tier, held_path=held.path)
+        else:
+            where = self._landing.set_aside(record.path, reason=f"SOPInstanceUID {record.SOPInstanceUID} is held already as {held.path}")
+            log.warning("duplicate_kept_first", SOPInstanceUID=record.SOPInstanceUID, path=held.path, quarantined=where)
+
+    def _take_over(self, record: InstanceRecord, held: StoredObject, problem: Problem) -> None:
+        """Let the record replace an object that is damaged or missing."""
+        result = self._writer.commit([replace(record, replaces=True)])
+        if held not in result.superseded:
+            raise ChecksumMismatch(f"{held.path} is {problem.damage.value}, but the index keeps it")
+        where = ""
+        if problem.damage is not Damage.MISSING and held.tier == self._landing.tier:
+            where = self._landing.set_aside(held.path, reason=f"{problem.damage.value}: {problem.detail}; replaced by another arrival")
+        log.error(
+            "damaged_object_replaced",
+            SOPInstanceUID=record.SOPInstanceUID,
+            tier=held.tier,
+            held=held.path,
+            damage=problem.damage.value,
+            path=record.path,
+            quarantined=where,
+        )
+
+    def _set_aside(self, old: StoredObject, *, reason: str) -> str:
+        """Move an object of any tier into the landing tier's quarantine; returns where."""
+        if old.tier == self._landing.tier:
+            return self._landing.set_aside(old.path, reason=reason)
+        store, copy = self._store(old.tier), self._landing.incoming()
+        try:
+            with store.open(old.path) as content:
+                while block := content.read(_BLOCK):
+                    copy.write(block)
+            copy.seal()
+            where = self._landing.quarantine(copy, reason=f"{reason}; it was on tier {old.tier} as {old.path}")
+        finally:
+            copy.discard()
+        store.delete(old.path)
+        return where
 
     def _is_copy(self, record: InstanceRecord, held: StoredObject) -> bool:
         with self._store(record.tier).open(record.path) as new, self._store(held.tier).open(held.path) as old:
@@ -203,3 +270,17 @@ class _Settlement:
         if tier not in self._stores:
             raise StorageUnavailable(f"the index names tier {tier}, which is not configured")
         return self._stores[tier]
+
+
+def _object(record: InstanceRecord) -> StoredObject:
+    return StoredObject(
+        SOPInstanceUID=record.SOPInstanceUID,
+        SOPClassUID=record.SOPClassUID,
+        TransferSyntaxUID=record.TransferSyntaxUID,
+        SeriesInstanceUID=record.SeriesInstanceUID,
+        StudyInstanceUID=record.StudyInstanceUID,
+        tier=record.tier,
+        path=record.path,
+        size=record.size,
+        sha256=record.sha256,
+    )

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pacs_core.archive import indexing
 from pacs_core.archive.indexing import Committer, wait_until_committed
 from pacs_core.dicom.file_meta import build_file_meta
-from pacs_core.errors import DataSetMismatch, IndexUnavailable
+from pacs_core.errors import DataSetMismatch, IndexUnavailable, StorageUnavailable
 from pacs_core.model import UID, Header, InstanceRecord, Origin, Query, StoredObject, StoreRequest
 from pacs_core.ports import CommitResult
 from pacs_core.storage.journal import SegmentJournal
@@ -76,8 +77,8 @@ class Home:
         self.landing = LandingDirectory(root / "hot")
         self.journal = SegmentJournal(root / "journal")
 
-    def committer(self, *, interval: float = 0.01, rows: int = 100) -> Committer:
-        stores = {"hot": open_tier(str(self.root / "hot"))}
+    def committer(self, *, tiers: Sequence[str] = ("hot",), interval: float = 0.01, rows: int = 100) -> Committer:
+        stores = {tier: open_tier(str(self.root / tier)) for tier in tiers}
         return Committer(JournalReader(self.root / "journal"), self.index, self.index, stores, self.landing, interval=interval, rows=rows)
 
     @contextmanager
@@ -121,6 +122,13 @@ class Home:
 
     def quarantined(self) -> list[Path]:
         return list((self.root / "hot/.quarantine").rglob("*.dcm"))
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-2] = ord("X")
+    path.unlink()
+    path.write_bytes(content)
 
 
 @pytest.fixture
@@ -213,12 +221,14 @@ def test_a_repeated_batch_changes_nothing(home: Home) -> None:
     assert home.objects() == [record.path]
 
 
-def test_what_was_replaced_is_removed(home: Home) -> None:
+def test_what_was_replaced_goes_into_quarantine(home: Home) -> None:
     home.append(1, replaces=True)
     second = home.append(1, content=b"other", path="1.2/1.3/1.4.1~aaaa.dcm", replaces=True)
     with home.committing():
         wait_until_committed(home.journal, 10)
     assert home.objects() == [second.path]
+    [quarantined] = home.quarantined()
+    assert quarantined.read_bytes().endswith(b"data")
 
 
 def test_repeating_a_batch_of_replacements_keeps_the_last(home: Home) -> None:
@@ -250,7 +260,7 @@ def test_other_content_under_another_name_goes_into_quarantine(home: Home) -> No
     assert quarantined.read_bytes().endswith(b"other")
 
 
-def test_nothing_is_removed_when_the_held_object_cannot_be_compared(home: Home) -> None:
+def test_an_arrival_takes_the_place_of_a_held_object_that_is_missing(home: Home) -> None:
     first = home.append(1, path="2024/02/28/1.4.1.dcm")
     with home.committing():
         wait_until_committed(home.journal, 10)
@@ -258,6 +268,63 @@ def test_nothing_is_removed_when_the_held_object_cannot_be_compared(home: Home) 
         second = home.append(1, path="2024/02/29/1.4.1.dcm")
         wait_until_committed(home.journal, 10)
     assert home.objects() == [second.path]
+    assert home.index.rows["1.4.1"].path == second.path
+
+
+def test_an_arrival_takes_the_place_of_a_held_object_that_is_damaged(home: Home) -> None:
+    first = home.append(1, path="2024/02/28/1.4.1.dcm")
+    with home.committing():
+        wait_until_committed(home.journal, 10)
+        damage(home.root / "hot" / first.path)
+        second = home.append(1, path="2024/02/29/1.4.1.dcm")
+        wait_until_committed(home.journal, 10)
+    assert home.objects() == [second.path]
+    assert home.index.rows["1.4.1"].path == second.path
+    [quarantined] = home.quarantined()
+    assert quarantined.read_bytes().endswith(b"daXa")
+
+
+def test_an_arrival_that_is_damaged_itself_takes_no_place_and_is_parked(home: Home) -> None:
+    first = home.append(1, path="2024/02/28/1.4.1.dcm")
+    second = home.append(1, path="2024/02/29/1.4.1.dcm")
+    damage(home.root / "hot" / second.path)
+    with home.committing():
+        wait_until_committed(home.journal, 10)
+    assert home.index.rows["1.4.1"].path == first.path
+    assert home.objects() == [first.path, second.path]
+    assert len(list((home.root / "journal/parked").iterdir())) == 1
+
+
+def test_a_conflict_waits_for_the_tier_of_the_held_object_and_is_parked_in_the_end(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = home.append(1, path="2024/02/28/1.4.1.dcm")
+    committer = home.committer()
+    committer.commit_pending()
+    home.index.rows["1.4.1"] = replace(first, tier="cold")
+    second = home.append(1, path="2024/02/29/1.4.1.dcm")
+    monkeypatch.setattr(indexing, "_SETTLE_ATTEMPTS", 3)
+    for _ in range(2):
+        with pytest.raises(StorageUnavailable):
+            committer.commit_pending()
+    assert committer.commit_pending() == 1
+    assert committer.commit_pending() == 0
+    [parked] = (home.root / "journal/parked").iterdir()
+    assert second.path in parked.read_text()
+    assert second.path in home.objects()
+
+
+def test_what_was_replaced_on_another_tier_is_kept_aside_too(home: Home) -> None:
+    first = home.append(1, content=b"first")
+    home.committer().commit_pending()
+    cold = home.root / "cold"
+    (cold / first.path).parent.mkdir(parents=True)
+    (home.root / "hot" / first.path).rename(cold / first.path)
+    home.index.rows["1.4.1"] = replace(first, tier="cold")
+    second = home.append(1, content=b"second", path="1.2/1.3/1.4.1~bbbb.dcm", replaces=True)
+    home.committer(tiers=("hot", "cold")).commit_pending()
+    assert home.objects() == [second.path]
+    assert not (cold / first.path).exists()
+    [quarantined] = home.quarantined()
+    assert quarantined.read_bytes().endswith(b"first")
 
 
 def test_another_committer_takes_over(home: Home) -> None:
