@@ -27,6 +27,7 @@ _FALLBACK = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
 _MAXIMUM_CONTEXTS = 128
 _MEDIUM_PRIORITY = 0
 _PROCESSING_FAILURE = 0x0110
+_FUTILE_ASSOCIATIONS = 3
 
 
 class NotAcceptedByPeer(PeerUnavailable):
@@ -134,18 +135,28 @@ def deliver(
 ) -> Generator[Outcome[S], None, None]:
     """Send instances to a peer over as few associations as possible; yields the outcome of each, in order.
 
-    An association that breaks fails the instance on its way; the rest go over a new one. If none can be opened, all
-    that remain fail.
+    An association that breaks fails the instance on its way; the rest go over a new one. If none can be opened, or one after
+    the other breaks at its first instance, all that remain fail: a peer that takes instances in and never answers would
+    otherwise cost the response time-out for each of them.
     """
     for proposals, batch in batches(instances):
-        queue = deque(batch)
+        queue, futile = deque(batch), 0
         while queue:
+            left = len(queue)
             try:
                 assoc = caller.associate(peer, proposals)
             except PacsError as exc:
-                yield from (Outcome(instance, exc.dimse_status, str(exc)) for instance in queue)
+                yield from _fail(queue, exc)
                 break
             yield from _deliver_over(assoc, queue, source_of, originator)
+            futile = futile + 1 if left - len(queue) == 1 else 0
+            if queue and futile == _FUTILE_ASSOCIATIONS:
+                yield from _fail(queue, PeerUnavailable(f"{futile} associations in a row broke at their first instance"))
+                break
+
+
+def _fail(queue: deque[S], exc: PacsError) -> Iterator[Outcome[S]]:
+    return (Outcome(instance, exc.dimse_status, str(exc)) for instance in queue)
 
 
 def _deliver_over(

@@ -104,7 +104,7 @@ class Store:
     """A C-STORE SCP that answers with the given statuses, and drops the connection where one is None."""
 
     def __init__(self, *statuses: int | None) -> None:
-        self._statuses = iter(statuses)
+        self.statuses = iter(statuses)
         self._lock = threading.Lock()
         self.received: list[str] = []
 
@@ -114,7 +114,7 @@ class Store:
     def serve(self, assoc: Association, context: Context, command: Command) -> None:
         assoc.skip_data_set(context, command)
         with self._lock:
-            status = next(self._statuses, 0)
+            status = next(self.statuses, 0)
         if status is None:
             assoc.connection.abort()
             raise ProtocolViolation("dropped on purpose")
@@ -202,6 +202,14 @@ def test_a_destination_that_breaks_off_costs_the_instance_on_its_way_and_the_res
         assert client.echo(assoc, VERIFICATION) == 0
     assert (final.Status, final.NumberOfCompletedSuboperations, final.NumberOfFailedSuboperations) == (0xB000, 3, 1)
     assert store.received == ["1.2.3.0", "1.2.3.2", "1.2.3.3"]
+
+
+def test_a_destination_that_breaks_off_each_time_is_given_up(tmp_path: Path) -> None:
+    store = Store(*[None] * 10)
+    with destination(store) as dest, serving(FakeArchive(tmp_path, 10), dest) as peer, associated(peer) as assoc:
+        final = list(client.move(assoc, MOVE, identifier(StudyInstanceUID="1.2"), "DEST"))[-1]
+    assert (final.Status, final.NumberOfFailedSuboperations) == (0xA702, 10)
+    assert sum(1 for _ in store.statuses) == 7
 
 
 def test_an_object_that_is_missing_is_one_failed_sub_operation(tmp_path: Path) -> None:
