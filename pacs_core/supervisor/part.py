@@ -28,9 +28,10 @@ class Part:
         user: the system user it runs as; None: as ourselves.
         needs: parts that outlive it when the archive stops, and that are ready before it is started.
         eager: started without waiting for what it needs; it waits itself, once its slow imports are done.
-        prepare: called before every start, in a thread. May raise PacsError.
+        prepare: called before every start, in a thread. Raises PacsError where the part cannot be started.
         probe: whether it answers, asked in a thread until it does. None: it says so itself, through PACS_READY_FD.
-        complete: called in a thread once it answers and before it counts as ready. May raise PacsError.
+        complete: called in a thread once it answers and before it counts as ready. If it raises, the part is stopped
+            and started again.
         stop_signal: asks it to stop.
         stop_timeout: seconds after which its process group is killed.
         start_timeout: seconds in which it has to become ready.

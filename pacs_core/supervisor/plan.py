@@ -3,6 +3,7 @@
 import http.client
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,8 @@ _DASK_ENVIRONMENT = {
     "DASK_LOGGING__DISTRIBUTED": "warning",
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false",  # would look at every worker's stack 100 times a second
 }
+
+_COMMIT_GRACE = 15.0  # seconds
 
 # Beside the package, both in a checkout and where it is installed.
 DEPLOYMENTS = Path(pacs_core.__file__).resolve().parent.parent / "deployments"
@@ -132,12 +135,13 @@ def _abandon_runs(api_url: str) -> None:
 
 
 def _once(call: Callable[[], None]) -> Callable[[], None]:
-    """`call`, the first time only. Later starts of the server find runs that are alive."""
-    calls = iter((call,))
+    """`call`, until it succeeded once. Later starts of the server find runs that are alive."""
+    done = threading.Event()
 
     def first_only() -> None:
-        for first in calls:
-            first()
+        if not done.is_set():
+            call()
+            done.set()
 
     return first_only
 
@@ -188,7 +192,8 @@ def _listeners(settings: Settings) -> list[Part]:
             command=(sys.executable, "-m", "pacs_core.cli.main", "listen"),
             address=addresses(settings)["dicom"],
             needs=(POSTGRES,),
-            stop_timeout=20,
+            # An association may finish the message it is in, then the rest is committed.
+            stop_timeout=settings.association_timeout + _COMMIT_GRACE,
         )
         for number in range(1, settings.listeners + 1)
     ]

@@ -36,7 +36,17 @@ _SYSTEM_USER = "embedded_postgres"
 # A Unix socket address holds 107 bytes and a terminator; PostgreSQL adds this name to the directory.
 _SOCKET_NAME = ".s.PGSQL.5432"
 _MAX_DIRECTORY = 107 - len("/" + _SOCKET_NAME)
+# Statements and the messages about them quote values, which are patients' names: a failed statement is for its client to log.
+_LOG_NO_VALUES = {
+    "log_min_messages": "log",  # a severity above ERROR here: what concerns the server is kept
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
+}
 _TRAVERSABLE = stat.S_IXGRP | stat.S_IXOTH
+_SERVER_RAN = "postmaster.opts"  # written by every start of a server and never by initdb
+_PSQL_PATIENCE = 30.0  # seconds
 _CANNOT_CONNECT_NOW = b"C57P03"  # the SQLSTATE field of "the database system is starting up" (or shutting down)
 
 
@@ -86,13 +96,21 @@ def binary(name: str) -> str:
 
 
 def create_database(url: str, name: str) -> bool:
-    """Create the database `name` on the server at `url` if it does not exist; whether it exists now."""
+    """Create the database `name` on the server at `url` if it does not exist; whether it exists now.
+
+    Raises IndexUnavailable if the server leaves the request unanswered.
+    """
     script = """
         SELECT format('CREATE DATABASE %I', :'name') WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \\gexec
         SELECT 'exists' FROM pg_database WHERE datname = :'name';
     """
     command = [binary("psql"), "--no-psqlrc", "--no-password", "--tuples-only", "--no-align", "--quiet", "-v", f"name={name}", url]
-    return "exists" in subprocess.run(command, input=script, capture_output=True, text=True, timeout=30, check=False).stdout
+    try:
+        result = subprocess.run(command, input=script, capture_output=True, text=True, timeout=_PSQL_PATIENCE, check=False)
+    except subprocess.TimeoutExpired:
+        # Without its cause, which names the URL and in it the password.
+        raise IndexUnavailable(f"PostgreSQL took longer than {_PSQL_PATIENCE:g} s to make the database {name}") from None
+    return "exists" in result.stdout
 
 
 def accepts_connections(url: str, *, timeout: float = 2.0) -> bool:
@@ -149,6 +167,8 @@ class EmbeddedPostgres:
     def initialise(self) -> None:
         """Make the directories and, once, the cluster. Repeatable; a half-made cluster is made anew.
 
+        A cluster that a server ever ran on is never removed.
+
         Raises ConfigurationError if that is not possible, with initdb's reason.
         """
         try:
@@ -160,14 +180,23 @@ class EmbeddedPostgres:
         if self.user is not None:
             _ensure_user(self.user)
         self._own_directory(self.socket_dir)
-        if (self.data_dir / "PG_VERSION").exists() and not self._unfinished.exists():
-            return
         if self._unfinished.exists():
+            if (self.data_dir / _SERVER_RAN).exists():  # initdb had ended: the mark came back after a power failure
+                log.warning("postgres_cluster_kept", path=str(self.data_dir))
+                self._mark_finished()
+                return
             shutil.rmtree(self.data_dir, ignore_errors=True)
+        elif (self.data_dir / "PG_VERSION").exists():
+            return
         self._own_directory(self.data_dir)
         self._unfinished.touch()
+        _sync(self._unfinished.parent)  # or a half-made cluster would look whole after a power failure
         self._initdb()
+        self._mark_finished()
+
+    def _mark_finished(self) -> None:
         self._unfinished.unlink()
+        _sync(self._unfinished.parent)
 
     def _initdb(self) -> None:
         command = [binary("initdb"), "-D", str(self.data_dir), "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8"]
@@ -184,6 +213,7 @@ class EmbeddedPostgres:
             "listen_addresses": "",
             "max_connections": str(self.max_connections),
             "log_timezone": "UTC",
+            **_LOG_NO_VALUES,
         }
         return [
             binary("postgres"),
@@ -246,6 +276,15 @@ class EmbeddedPostgres:
         if self.user is not None:
             _let_traverse(path)
             _let_traverse(Path(binary("postgres")))
+
+
+def _sync(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def run_as(user: str) -> dict[str, Any]:

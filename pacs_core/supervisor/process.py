@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from pacs_core.supervisor.part import Part
-from pacs_core.supervisor.postgres import run_as
+from pacs_core.supervisor.postgres import EmbeddedPostgres, run_as, socket_directory
 
 # Both are inherited by everything that a part starts, so that what a killed supervisor leaves behind is recognised.
 PART_VARIABLE = "PACS_PART"
@@ -144,11 +144,15 @@ def bound_log(path: Path) -> None:
 
 
 def leftovers(home: Path) -> Iterator[int]:
-    """Processes that some supervisor of this home started, directly or not, other than PostgreSQL's own."""
+    """Processes that some supervisor of this home started, directly or not.
+
+    Without PostgreSQL, which must not be killed in its shutdown checkpoint: `EmbeddedPostgres.stop` has the patience for it.
+    """
+    postgres = EmbeddedPostgres(home / "postgres", socket_directory(home)).running_pid()
     wanted = os.fsencode(f"{HOME_VARIABLE}={home}")
     marker = os.fsencode(f"{PART_VARIABLE}=")
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+        if not entry.name.isdigit() or int(entry.name) in (os.getpid(), postgres):
             continue
         with contextlib.suppress(OSError):  # gone by now, or another user's
             variables = (entry / "environ").read_bytes().split(b"\0")

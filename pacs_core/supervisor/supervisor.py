@@ -162,8 +162,8 @@ class Supervisor:
                     ready_at = loop.time()
                     self._announce_ready(kept)
                 reason = await self._ended(kept, became_ready=ready_at is not None)
-            except (PacsError, OSError) as exc:
-                reason = str(exc)
+            except Exception as exc:  # noqa: BLE001 - of a part's hooks: one part's trouble is not the archive's end
+                reason = await self._failed(kept, exc)
             if self._stopping.is_set():
                 return
             failures += 1
@@ -177,6 +177,14 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
             delay = min(2 * delay, _LONGEST_DELAY)
+
+    async def _failed(self, kept: _Kept, exc: Exception) -> str:
+        """Stop what may have been started; why it did not start."""
+        if not isinstance(exc, PacsError | OSError):
+            log.error("part_hook_failed", part=kept.part.name, exc_info=exc)
+        if kept.child is not None:
+            await kept.child.stop()
+        return str(exc) or type(exc).__name__
 
     async def _start(self, kept: _Kept) -> bool:
         """Start it and wait until it is ready; False if it ended or stayed silent instead."""

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from pacs_core.settings import load_settings
+from pacs_core.supervisor import plan
+from pacs_core.supervisor.flow_api import FlowServiceUnavailable
 from pacs_core.supervisor.plan import DEPLOYMENTS, parts
 
 
@@ -43,3 +45,27 @@ def test_nothing_of_prefect_leaves_the_machine(tmp_path: Path) -> None:
 
 def test_the_programs_of_the_flow_engine_are_beside_the_package(tmp_path: Path) -> None:
     assert {"server.py", "runner.py", "worker_ready.py", "prefect.yaml"} <= {path.name for path in DEPLOYMENTS.iterdir()}
+
+
+def test_a_listener_has_the_time_it_gives_its_peers_and_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PACS_ASSOCIATION_TIMEOUT", "100")
+    listener = next(part for part in parts(load_settings(tmp_path), "") if part.name == "listener-1")
+    assert listener.stop_timeout == 115
+
+
+def test_abandoned_runs_are_looked_for_until_that_succeeds_and_never_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def abandon(api_url: str) -> None:
+        asked.append(api_url)
+        if len(asked) == 1:
+            raise FlowServiceUnavailable("not now")
+
+    monkeypatch.setattr(plan, "_abandon_runs", abandon)
+    server = next(part for part in parts(load_settings(tmp_path), "") if part.name == "prefect")
+    assert server.complete is not None
+    with pytest.raises(FlowServiceUnavailable):
+        server.complete()
+    server.complete()
+    server.complete()
+    assert len(asked) == 2

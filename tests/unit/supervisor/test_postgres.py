@@ -1,15 +1,19 @@
 """The embedded PostgreSQL, for real, and the URLs that lead to it."""
 
+import subprocess
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pacs_core.errors import ConfigurationError
+from pacs_core.errors import ConfigurationError, IndexUnavailable
 from pacs_core.settings import load_settings
+from pacs_core.supervisor import postgres
 from pacs_core.supervisor.postgres import (
     EmbeddedPostgres,
     accepts_connections,
+    binary,
     catalog_url,
     create_database,
     prefect_url,
@@ -101,3 +105,64 @@ def test_a_stale_pid_file_is_no_running_server(tmp_path: Path) -> None:
     (server.data_dir / "postmaster.pid").write_text("1\n/elsewhere\n")
     assert server.running_pid() is None
     server.stop()
+
+
+def test_a_cluster_that_was_used_is_never_removed(tmp_path: Path) -> None:
+    """The mark of a half-made cluster may come back with a power failure."""
+    running = Catalogs(tmp_path)
+    running.start()
+    url = running.new()
+    running.stop()
+    (tmp_path / "data.initialising").touch()
+    running.start()
+    try:
+        assert "catalog_1" in databases(url)
+    finally:
+        running.stop()
+    assert not (tmp_path / "data.initialising").exists()
+
+
+def test_the_mark_of_a_half_made_cluster_is_durable_before_initdb_and_gone_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = EmbeddedPostgres(tmp_path / "postgres", tmp_path / "socket")
+    synced: list[bool] = []
+    monkeypatch.setattr(postgres, "_sync", lambda _: synced.append((tmp_path / "postgres.initialising").exists()))
+    monkeypatch.setattr(EmbeddedPostgres, "_initdb", lambda _: synced.append(True))
+    server.initialise()
+    assert synced == [True, True, False]
+
+
+def test_a_server_that_leaves_a_request_unanswered_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = tmp_path / "psql"
+    silent.write_text("#!/bin/sh\nexec sleep 60\n")
+    silent.chmod(0o755)
+    monkeypatch.setattr(postgres, "binary", lambda _: str(silent))
+    monkeypatch.setattr(postgres, "_PSQL_PATIENCE", 0.1)
+    with pytest.raises(IndexUnavailable, match=r"0\.1 s") as caught:
+        create_database("postgresql://u:p@db/pacs", "pacs")
+    assert "u:p@db" not in "".join(traceback.format_exception(caught.value, limit=0))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO patient VALUES ('DOE^JANE')",  # a duplicate: the detail quotes the key
+        "SELECT 'DOE^JANE'::date",  # the message itself quotes the value
+        "SELECT DOE^JANE FROM nowhere",
+        "SELECT pg_terminate_backend(pg_backend_pid()), 'DOE^JANE'",
+    ],
+)
+def test_a_failed_statement_leaves_no_name_in_the_log(server: Catalogs, statement: str) -> None:
+    url = server.new()
+    run_sql(url, "CREATE TABLE patient (name text PRIMARY KEY); INSERT INTO patient VALUES ('DOE^JANE')")
+    assert run_sql(url, statement).returncode != 0
+    log = (Path(url.partition("host=")[2]).parent / "postgres.log").read_text()
+    assert "ready to accept connections" in log
+    assert "doe" not in log.lower()
+
+
+def run_sql(url: str, statement: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([binary("psql"), "-Atqc", statement, url], capture_output=True, text=True, check=False)
+
+
+def databases(url: str) -> list[str]:
+    return run_sql(url, "SELECT datname FROM pg_database").stdout.split()

@@ -70,3 +70,18 @@ def test_leftovers_of_this_home_are_stopped_and_others_are_not(tmp_path: Path, c
         for each in (ours, *others):
             each.kill()
             each.wait()
+
+
+def test_postgres_is_not_swept_because_it_has_a_checkpoint_to_write(tmp_path: Path) -> None:
+    cluster = tmp_path / "postgres"
+    cluster.mkdir()
+    marks = {"PACS_HOME": str(tmp_path), "PACS_PART": "postgres"}
+    server = subprocess.Popen([sys.executable, "-S", "-c", SLEEP], cwd=cluster, env={**os.environ, **marks})
+    try:
+        assert list(leftovers(tmp_path)) == [server.pid]
+        (cluster / "postmaster.pid").write_text(f"{server.pid}\n{cluster}\n")
+        assert asyncio.run(sweep(tmp_path, grace=0.1)) == []
+        assert server.poll() is None
+    finally:
+        server.kill()
+        server.wait()

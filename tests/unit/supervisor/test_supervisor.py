@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import pacs_core.supervisor.supervisor as supervisor_module
+from pacs_core.supervisor.flow_api import FlowServiceUnavailable
 from pacs_core.supervisor.part import Part, PartState, PartStatus
 from pacs_core.supervisor.process import leftovers, log_path
 from pacs_core.supervisor.supervisor import StartFailed, Supervisor
@@ -139,6 +140,26 @@ def test_preparing_and_completing_happen_around_readiness(home: Path) -> None:
     console = supervise(home, [part])
     assert order == ["prepare", "probe", "complete"]
     assert console.said("part: ready")
+
+
+@pytest.mark.parametrize("failure", [FlowServiceUnavailable("not now"), ValueError("not foreseen")])
+def test_a_part_that_cannot_be_completed_is_stopped_and_started_again(home: Path, failure: Exception) -> None:
+    failures = iter((failure,))
+
+    def complete() -> None:
+        for first in failures:
+            raise first
+
+    seen: list[int] = []
+
+    def both_starts(supervisor: Supervisor, _: Console) -> Callable[[], bool]:
+        seen.extend(leftovers(home))
+        assert seen == [supervisor.status[0].pid]
+        return lambda: True
+
+    console = supervise(home, [python("part", READY + SLEEP, complete=complete)], both_starts)
+    assert len(seen) == 1
+    assert console.said(f"part: {failure}; starting it again")
 
 
 def test_a_full_disk_stops_neither_the_archive_nor_its_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
