@@ -9,6 +9,7 @@ Exactly once, wherever a process dies, by four rules:
    commit of a predecessor that is still on its way is ended, or waited for, before the new name is in.
 3. Keys are committed before rows. So a UID without a key has no row, and is inserted blindly; for a UID with a key
    the lake is asked what it has. A replayed batch therefore completes whatever an earlier attempt left undone.
+   Rows that are files of their own are on stable storage before the catalog names them.
 4. A replacement is remembered with who gave way, in the transaction that moves the key: a replay finds it there.
 """
 
@@ -24,6 +25,7 @@ import duckdb
 import structlog
 
 from pacs_core.errors import IndexUnavailable
+from pacs_core.index.durability import DataFiles
 from pacs_core.index.keys import KeyPlan, plan_keys, read_keys, write_keys
 from pacs_core.index.lake import Engine, attach_lake, open_duckdb
 from pacs_core.index.maintenance import Maintenance
@@ -57,7 +59,8 @@ class LakeIndexWriter:
         self._lake: duckdb.DuckDBPyConnection | None = None
         self._name = ""
         self._known = _KnownEntities()
-        self._maintenance = Maintenance()
+        self._files = DataFiles(data_path)
+        self._maintenance = Maintenance(self._files)
 
     def commit(self, records: Sequence[InstanceRecord]) -> CommitResult:
         """Index all records in one transaction. Idempotent: repeating a batch, whole or in part, changes nothing.
@@ -86,10 +89,11 @@ class LakeIndexWriter:
     def mark_verified(self, uids: Iterable[UID], when: datetime) -> None:
         """Set `verified_at` of instances. Idempotent; UIDs that are not indexed are ignored."""
         with self._committing() as (session, lake):
-            lake.execute(
-                "UPDATE lake.instance SET verified_at = ? WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))",
-                [when, [clean(uid) for uid in uids]],
-            )
+            with self._files.transaction(lake):
+                lake.execute(
+                    "UPDATE lake.instance SET verified_at = ? WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))",
+                    [when, [clean(uid) for uid in uids]],
+                )
             self._maintain(session, lake)
 
     def flush(self) -> None:
@@ -112,7 +116,7 @@ class LakeIndexWriter:
                 self._take_over(session)
                 yield session, lake
                 session.run("SELECT pg_advisory_unlock(:lock)", lock=_COMMIT_LOCK)
-            except duckdb.Error as exc:
+            except (duckdb.Error, OSError) as exc:
                 self._disconnect()
                 raise IndexUnavailable("the index did not take a commit") from exc
             except BaseException:
@@ -150,26 +154,26 @@ class LakeIndexWriter:
 
     def _write(self, lake: duckdb.DuckDBPyConnection, records: Sequence[InstanceRecord], stale: Sequence[UID]) -> None:
         """One lake transaction: new patients, studies and series, which keep their first form, then the instances."""
-        lake.execute("BEGIN")
-        if stale:
-            lake.execute("DELETE FROM lake.instance WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))", [list(stale)])
         seen: list[tuple[Level, tuple[str, ...]]] = []
-        for level in _PARENTS:
-            first_of = self._known.unknown(level, records)
-            new = _absent(lake, level, first_of)
-            if new:
-                _insert(lake, level, new)
-            seen.extend((level, key) for key in first_of)
-        _insert(lake, Level.IMAGE, records)
-        lake.execute("COMMIT")
+        with self._files.transaction(lake):
+            if stale:
+                lake.execute("DELETE FROM lake.instance WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))", [list(stale)])
+            for level in _PARENTS:
+                first_of = self._known.unknown(level, records)
+                new = _absent(lake, level, first_of)
+                if new:
+                    _insert(lake, level, new)
+                seen.extend((level, key) for key in first_of)
+            _insert(lake, Level.IMAGE, records)
         self._known.add(seen)
 
     def _maintain(self, session: Session, lake: duckdb.DuckDBPyConnection) -> None:
         """The commit is done; upkeep that fails is tried again after a later one."""
         try:
             self._maintenance.after_commit(session, lake)
-        except duckdb.Error:
-            log.warning("index_maintenance_failed", exc_info=True)
+        except (duckdb.Error, OSError) as exc:
+            # DuckDB's messages quote statements, and with them patients.
+            log.warning("index_maintenance_failed", error=type(exc).__name__)
             self._drop_lake()
 
     def _disconnect(self) -> None:

@@ -7,6 +7,7 @@ Measured: reads slow down from about 1,000 inlined rows of our width (30 to 45 m
 import duckdb
 import structlog
 
+from pacs_core.index.durability import DataFiles
 from pacs_core.index.postgres import Session
 
 log = structlog.get_logger(__name__)
@@ -29,11 +30,12 @@ _SMALL_FILES = (
 class Maintenance:
     """Looks after a lake from inside its committer, which holds the lock."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: DataFiles) -> None:
+        self._files = files
         self._commits = 0
 
     def after_commit(self, session: Session, lake: duckdb.DuckDBPyConnection) -> None:
-        """Do what is due. Raises duckdb.Error; the lake is then as it was."""
+        """Do what is due. Raises duckdb.Error and OSError; the lake is then as it was."""
         self._commits += 1
         if self._commits % _CHECK_EVERY == 0:
             self.run(session, lake, flush_rows=_FLUSH_ROWS, merge_files=_MERGE_FILES)
@@ -41,10 +43,12 @@ class Maintenance:
     def run(self, session: Session, lake: duckdb.DuckDBPyConnection, *, flush_rows: int = 1, merge_files: int = _MERGE_FILES) -> None:
         """Flush from that many inlined rows on, merge from that many small files of a table on."""
         if (rows := _inlined_rows(session)) >= flush_rows:
-            lake.execute("CALL ducklake_flush_inlined_data('lake')").fetchall()
+            with self._files.transaction(lake):
+                lake.execute("CALL ducklake_flush_inlined_data('lake')").fetchall()
             log.info("index_flushed", rows=rows)
         if (files := session.run(_SMALL_FILES, size=_SMALL_FILE)[0][0]) >= merge_files:
-            lake.execute("CALL ducklake_merge_adjacent_files('lake', max_file_size => ?)", [_SMALL_FILE]).fetchall()
+            with self._files.transaction(lake):
+                lake.execute("CALL ducklake_merge_adjacent_files('lake', max_file_size => ?)", [_SMALL_FILE]).fetchall()
             lake.execute(f"CALL ducklake_cleanup_old_files('lake', older_than => now() - INTERVAL '{_KEEP_MERGED}')").fetchall()
             log.info("index_merged", files=files)
 
