@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 
 from pacs_core.dicom.patterns import fold_name_group, is_universal, matches_pattern
+from pacs_core.dicom.scan import MAX_INDEXED_DEPTH
 from pacs_core.dicom.values import DateTimeSpan, parse_date, parse_datetime, parse_decimal, parse_integer, parse_time
 from pacs_core.errors import InvalidIdentifier
 from pacs_core.model import Header, HeaderValue
@@ -22,6 +23,8 @@ DECIMAL_VRS = frozenset({"DS", "FD", "FL"})
 _TEXT_VRS = frozenset({"AE", "AS", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"})
 _ONE_VALUE_VRS = frozenset({"LT", "ST", "UR", "UT"})  # a backslash is a character like any other, leading spaces count
 _NAME_COMPONENTS = 5
+_MAX_ALTERNATIVES = 1000  # of one key; each is a condition of its own in SQL, but those of a list of UIDs are one together
+_MAX_DATE_TIME_RANGE = 54  # characters (PS3.5 6.2)
 
 _T = TypeVar("_T")
 
@@ -178,30 +181,38 @@ def matches(keys: Header, candidate: Header, *, combined_datetime: bool = False)
 def parse_criteria(keys: Header, *, combined_datetime: bool = False) -> tuple[Criterion, ...]:
     """What the keys of an identifier demand. Keys that match everything demand nothing, nor do unknown keywords.
 
-    Several values are alternatives, for every VR. InvalidIdentifier for a value that cannot be read.
+    Several values are alternatives, for every VR. InvalidIdentifier for a value that cannot be read, too many
+    alternatives, and sequences nested deeper than headers hold them.
     """
+    return _parse_keys(keys, combined_datetime=combined_datetime, depth=0)
+
+
+def _parse_keys(keys: Header, *, combined_datetime: bool, depth: int) -> tuple[Criterion, ...]:
     demanding = {keyword: value for keyword, value in keys.items() if keyword not in _NOT_KEYS and not _is_universal(value, keyword)}
     pairs = _date_time_pairs(demanding) if combined_datetime else {}
     paired = pairs.keys() | set(pairs.values())
     criteria = [_parse_instant(demanding, date_keyword, time_keyword) for date_keyword, time_keyword in pairs.items()]
-    singles = (_parse_criterion(keyword, value) for keyword, value in demanding.items() if keyword not in paired)
+    singles = (_parse_criterion(keyword, value, depth) for keyword, value in demanding.items() if keyword not in paired)
     return (*criteria, *(criterion for criterion in singles if criterion is not None))
 
 
 def _is_universal(value: HeaderValue, keyword: str) -> bool:
+    """Whether a text demands nothing. What a sequence demands shows when its items are parsed, once."""
     if isinstance(value, list):
-        return not any(parse_criteria(item) for item in value)
+        return not value
     values = split_values(value, keyword)
     return not values or any(is_universal(part) for part in values)
 
 
-def _parse_criterion(keyword: str, value: HeaderValue) -> Criterion | None:
+def _parse_criterion(keyword: str, value: HeaderValue, depth: int) -> Criterion | None:
     vr = value_representation(keyword)
     if isinstance(value, list) or vr == "SQ":
-        return _parse_sequence(keyword, value, vr)
+        return _parse_sequence(keyword, value, vr, depth)
     values = split_values(value, keyword)
     if vr == "UI":
         return UIDCriterion(keyword, tuple(values))
+    if len(values) > _MAX_ALTERNATIVES:
+        raise InvalidIdentifier(f"{keyword} has {len(values)} values, at most {_MAX_ALTERNATIVES} can be matched")
     if vr in _TEXT_VRS:
         return TextCriterion(keyword, tuple(values))
     if vr == "PN":
@@ -217,15 +228,17 @@ def _parse_criterion(keyword: str, value: HeaderValue) -> Criterion | None:
     return None
 
 
-def _parse_sequence(keyword: str, value: HeaderValue, vr: str) -> SequenceCriterion | None:
+def _parse_sequence(keyword: str, value: HeaderValue, vr: str, depth: int) -> SequenceCriterion | None:
     if vr == "":
         return None
     if not isinstance(value, list) or vr != "SQ":
         raise InvalidIdentifier(f"{keyword} has VR {vr}, which its value in the identifier does not fit")
-    items = [criteria for item in value if (criteria := parse_criteria(item))]
+    if depth >= MAX_INDEXED_DEPTH:
+        raise InvalidIdentifier(f"{keyword} is nested in more than {MAX_INDEXED_DEPTH - 1} sequences")
+    items = [criteria for item in value if (criteria := _parse_keys(item, combined_datetime=False, depth=depth + 1))]
     if len(items) > 1:
         raise InvalidIdentifier(f"{keyword} may have one item in an identifier (PS3.4 C.2.2.2.6)")
-    return SequenceCriterion(keyword, items[0])
+    return SequenceCriterion(keyword, items[0]) if items else None
 
 
 def _parse_names(keyword: str, values: list[str]) -> NameCriterion | None:
@@ -274,7 +287,8 @@ def _datetime_range(text: str, keyword: str) -> tuple[DateTimeSpan | None, DateT
     """A hyphen also begins an offset from UTC: the text is a range only where it is not one value."""
     if single := parse_datetime(text):
         return single, single
-    for position in (index for index, character in enumerate(text) if character == "-"):
+    hyphens = (index for index, character in enumerate(text) if character == "-")
+    for position in hyphens if len(text) <= _MAX_DATE_TIME_RANGE else ():
         first, last = text[:position].strip(), text[position + 1 :].strip()
         spans = parse_datetime(first), parse_datetime(last)
         if (first or last) and bool(first) == bool(spans[0]) and bool(last) == bool(spans[1]):

@@ -19,7 +19,7 @@ def matches_pattern(pattern: str, text: str) -> bool:
     return _compile(pattern).fullmatch(text) is not None
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _compile(pattern: str) -> re.Pattern[str]:
     """Linear in the text for each asterisk: the shortest run before a piece always suffices, so it is never retried.
 

@@ -24,11 +24,11 @@ from pacs_core.errors import UnreadableDataSet
 from pacs_core.model import Header, HeaderValue
 
 INFLATE_LIMIT = 1 << 30
+MAX_INDEXED_DEPTH = 4  # of sequences within each other, an indexed one outermost
 _INFLATE_STEP = 1 << 20
 
 _UNDEFINED = 0xFFFFFFFF
 _MAX_DEPTH = 64
-_MAX_INDEXED_DEPTH = 4  # of sequences within indexed sequences
 _MAX_INDEXED_ITEMS = 100  # of one sequence
 _MAX_VALUE = 64 << 10  # bytes; a longer value is no matching key of anything
 
@@ -211,7 +211,7 @@ class _Walker:
         self, dictionary_vr: str, raw_vr: bytes, offset: int, length: int, implicit: bool, encodings: Encodings, depth: int
     ) -> HeaderValue | None:
         if dictionary_vr == "SQ":
-            return self._items(offset, length, implicit, encodings, depth + 1) if depth < _MAX_INDEXED_DEPTH else None
+            return self._items(offset, length, implicit, encodings, depth + 1) if depth < MAX_INDEXED_DEPTH else None
         vr = raw_vr.decode("latin-1")
         if vr not in TEXTUAL_VRS:
             vr = dictionary_vr

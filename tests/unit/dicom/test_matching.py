@@ -1,8 +1,10 @@
+from typing import Any
+
 import pytest
 
 from pacs_core.dicom.matching import matches, parse_criteria
 from pacs_core.errors import InvalidIdentifier
-from pacs_core.model import Header
+from pacs_core.model import Header, HeaderValue
 
 
 @pytest.mark.parametrize("value", ["", "*", "**", " "])
@@ -175,6 +177,57 @@ def test_a_sequence_key_must_be_a_sequence_of_one_item() -> None:
         parse_criteria({"PatientID": [{"PatientName": "A"}]})
     with pytest.raises(InvalidIdentifier):
         parse_criteria({"RequestAttributesSequence": [{"RequestedProcedureID": "1"}, {"RequestedProcedureID": "2"}]})
+
+
+def nested(levels: int, innermost: Header) -> Header:
+    header = innermost
+    for _ in range(levels):
+        header = {"RequestAttributesSequence": [header]}
+    return header
+
+
+def test_sequences_match_as_deep_as_headers_hold_them() -> None:
+    keys = nested(4, {"CodeValue": "A"})
+    assert matches(keys, nested(4, {"CodeValue": "A"}))
+    assert not matches(keys, nested(4, {"CodeValue": "B"}))
+    assert matches(nested(4, {}), {})
+
+
+@pytest.mark.parametrize("levels", [5, 60])
+def test_a_sequence_key_nested_deeper_than_headers_hold_is_refused(levels: int) -> None:
+    with pytest.raises(InvalidIdentifier, match="nested"):
+        parse_criteria(nested(levels, {"CodeValue": "A"}))
+
+
+def test_each_item_of_a_sequence_key_is_read_once() -> None:
+    class Counted(dict[str, HeaderValue]):
+        reads = 0
+
+        def items(self) -> Any:
+            self.reads += 1
+            return super().items()
+
+    innermost = Counted(CodeValue="A")
+    parse_criteria(nested(4, innermost))
+    assert innermost.reads == 1
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "PatientName", "SeriesNumber", "StudyDate", "StudyTime", "AcquisitionDateTime"])
+def test_a_thousand_alternatives_can_be_matched_and_no_more(keyword: str) -> None:
+    value = "10" if keyword == "StudyTime" else "20200101"
+    assert parse_criteria({keyword: "\\".join([value] * 1000)})
+    with pytest.raises(InvalidIdentifier, match=keyword):
+        parse_criteria({keyword: "\\".join([value] * 1001)})
+
+
+def test_a_list_of_uids_may_be_long() -> None:
+    uids = [f"1.2.{number}" for number in range(20_000)]
+    assert matches({"StudyInstanceUID": "\\".join(uids)}, {"StudyInstanceUID": uids[-1]})
+
+
+def test_an_overlong_date_time_is_refused_at_once() -> None:
+    with pytest.raises(InvalidIdentifier, match="AcquisitionDateTime"):
+        parse_criteria({"AcquisitionDateTime": "20200101-" + "-" * 1_000_000})
 
 
 def test_what_is_not_a_key_and_what_is_unknown_demand_nothing() -> None:
