@@ -9,6 +9,7 @@ association may by then have been acknowledged on the strength of it.
 """
 
 import dataclasses
+import errno
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from pacs_core.errors import (
     DataSetMismatch,
     DuplicateInstance,
     InvalidUID,
+    ObjectMissing,
     RequestError,
     StorageUnavailable,
     UnreadableDataSet,
@@ -110,6 +112,8 @@ class Ingest:
                 return self._settle_duplicate(arrived, incoming)
             except FileNotFoundError:  # the object that held the name has just been moved away, so the name is free
                 continue
+            except ChecksumMismatch as exc:
+                self._set_damaged_aside(arrived, exc)
         raise StorageUnavailable(f"the object {path} comes and goes")
 
     @property
@@ -117,7 +121,7 @@ class Ingest:
         return self._duplicates is Duplicates.REPLACE
 
     def _settle_duplicate(self, arrived: InstanceRecord, incoming: Incoming) -> Ingested:
-        """The name is taken. FileNotFoundError if it no longer is.
+        """The name is taken. FileNotFoundError if it no longer is, ChecksumMismatch if what holds it is damaged.
 
         What holds the name is journalled anew in any case: it may be there because a process died before it could do
         that, and the sender is about to be told that the instance is held. Not so under `replace`, where the index may
@@ -125,10 +129,7 @@ class Ingest:
         """
         if self._replaces:
             return self._replace(arrived, incoming)
-        holder = self._landing.local_path(arrived.path)
-        with holder.open("rb") as held, incoming.path.open("rb") as new:
-            is_same = same_data_set(held, new)
-        record = _record_of_holder(holder, arrived)
+        is_same, record = _compare(self._landing.local_path(arrived.path), arrived, incoming)
         self._journal.append(record)
         if is_same:
             incoming.discard()
@@ -139,6 +140,14 @@ class Ingest:
         where = self._landing.quarantine(incoming, reason=reason)
         log.warning("duplicate_kept_first", SOPInstanceUID=record.SOPInstanceUID, path=record.path, quarantined=where)
         return Ingested(record, Fate.KEPT_FIRST)
+
+    def _set_damaged_aside(self, arrived: InstanceRecord, damage: ChecksumMismatch) -> None:
+        """Free the name: an instance that is offered intact is worth more than one that cannot be read."""
+        try:
+            where = self._landing.set_aside(arrived.path, reason=str(damage))
+        except ObjectMissing:  # another association was faster
+            return
+        log.error("damaged_object_set_aside", SOPInstanceUID=arrived.SOPInstanceUID, path=arrived.path, quarantined=where)
 
     def _replace(self, arrived: InstanceRecord, incoming: Incoming) -> Ingested:
         record = dataclasses.replace(arrived, path=replacement_path(arrived.path, arrived.sha256))
@@ -232,18 +241,35 @@ def _record(request: StoreRequest, scanned: ScanResult, *, tier: str, path: str,
     )
 
 
+def _compare(holder: Path, arrived: InstanceRecord, incoming: Incoming) -> tuple[bool, InstanceRecord]:
+    """Whether the object that holds a name has the data set that arrived, and the holder's record.
+
+    FileNotFoundError if it is gone, ChecksumMismatch if it is damaged, StorageUnavailable if it cannot be read for now.
+    """
+    try:
+        with holder.open("rb") as held, incoming.path.open("rb") as new:
+            is_same = same_data_set(held, new)
+        return is_same, _record_of_holder(holder, arrived)
+    except FileNotFoundError:
+        raise
+    except RequestError as exc:  # it could be read when it was stored
+        raise ChecksumMismatch(f"the object that holds {arrived.path} is damaged") from exc
+    except OSError as exc:
+        if exc.errno == errno.EIO:
+            raise ChecksumMismatch(f"the medium cannot read the object that holds {arrived.path}") from exc
+        raise StorageUnavailable(f"the object that holds {arrived.path} cannot be read: {exc.strerror}") from exc
+
+
 def _record_of_holder(holder: Path, arrived: InstanceRecord) -> InstanceRecord:
-    """The journal record of the object that holds a name, made from the object alone. FileNotFoundError if it is gone."""
+    """The journal record of the object that holds a name, made from the object alone. Errors as `_compare`."""
     with holder.open("rb") as file:
-        meta = read_file_meta(file)
-        try:
-            scanned = scan_file(file, transfer_syntax=meta.TransferSyntaxUID, data_offset=meta.data_offset)
-        except RequestError as exc:  # it could be read when it was stored
-            raise ChecksumMismatch(f"the object that holds {arrived.path} is damaged") from exc
-        file.seek(0)
+        # Read as a whole before it is mapped: a sector that cannot be read is an error here and a signal there.
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()
-    request = StoreRequest(
-        UID(scanned.SOPClassUID), UID(scanned.SOPInstanceUID), UID(meta.TransferSyntaxUID), meta.origin or arrived.origin
-    )
+        file.seek(0)
+        meta = read_file_meta(file)
+        scanned = scan_file(file, transfer_syntax=meta.TransferSyntaxUID, data_offset=meta.data_offset)
+    if scanned.SOPInstanceUID != arrived.SOPInstanceUID:
+        raise ChecksumMismatch(f"the object that holds {arrived.path} is damaged: it names another instance")
+    request = StoreRequest(UID(scanned.SOPClassUID), arrived.SOPInstanceUID, UID(meta.TransferSyntaxUID), meta.origin or arrived.origin)
     return _record(request, scanned, tier=arrived.tier, path=arrived.path, size=size, sha256=sha256, replaces=False)

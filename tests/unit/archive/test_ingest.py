@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from struct import pack
+from typing import BinaryIO
 
 import pydicom.data
 import pytest
 from pydicom.datadict import tag_for_keyword
 
+from pacs_core.archive import ingest
 from pacs_core.archive.ingest import Fate, Ingest, Ingested
 from pacs_core.dicom.file_meta import build_file_meta, read_file_meta
 from pacs_core.errors import (
@@ -295,3 +297,38 @@ def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path,
         assert hashlib.sha256((home.hot / record.path).read_bytes()).hexdigest() == record.sha256
     LandingDirectory(home.hot).sweep()
     assert len(home.files()) <= len(records) + 1  # one may have been named and not journalled
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"DICM", b"DIXM"), (b"1.2.3.4\0", b"1.2.3.9\0")])
+@pytest.mark.parametrize("policy", [Duplicates.KEEP_FIRST, Duplicates.REJECT])
+def test_a_damaged_object_gives_way_to_an_intact_arrival(tmp_path: Path, policy: Duplicates, old: bytes, new: bytes) -> None:
+    home = Home(tmp_path, duplicates=policy)
+    held = home.hot / home.store(data_set()).record.path
+    content = held.read_bytes()
+    meta = read_file_meta(BytesIO(content)).data_offset
+    held.unlink()
+    held.write_bytes(content[:meta].replace(old, new, 1) + content[meta:].replace(old, new, 1))
+    outcome = home.store(data_set(), later())
+    assert outcome.fate is Fate.STORED
+    assert held.read_bytes().endswith(data_set())
+    assert len(home.quarantined()) == 1
+    assert home.journalled()[-1] == outcome.record
+
+
+@pytest.mark.parametrize(("error", "fate"), [(errno.EIO, Fate.STORED), (errno.EACCES, None)])
+def test_a_held_object_that_cannot_be_read_gives_way_only_if_the_medium_is_at_fault(
+    home: Home, monkeypatch: pytest.MonkeyPatch, error: int, fate: Fate | None
+) -> None:
+    home.store(data_set())
+
+    def fail(held: BinaryIO, new: BinaryIO) -> bool:
+        raise OSError(error, "odd")
+
+    monkeypatch.setattr(ingest, "same_data_set", fail)
+    if fate is None:
+        with pytest.raises(StorageUnavailable):
+            home.store(data_set(), later())
+        assert home.quarantined() == []
+    else:
+        assert home.store(data_set(), later()).fate is fate
+        assert len(home.quarantined()) == 1
