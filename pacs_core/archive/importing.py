@@ -7,13 +7,16 @@ same import after an interruption goes on where it was; a file that has changed 
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import IO, BinaryIO, Self, cast
@@ -21,15 +24,16 @@ from typing import IO, BinaryIO, Self, cast
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from pacs_core.archive.ingest import Fate, Ingest
-from pacs_core.dicom.file_meta import read_file_meta
+from pacs_core.dicom.file_meta import LARGEST_META, PREFIX, FileMeta, read_file_meta
 from pacs_core.dicom.part10 import mapped
-from pacs_core.dicom.scan import scan
+from pacs_core.dicom.scan import ScanResult, scan
 from pacs_core.dicom.sop_classes import is_storable
 from pacs_core.errors import DataSetMismatch, RequestError, UnreadableDataSet
 from pacs_core.model import UID, Origin, StoreRequest
 from pacs_core.storage.files import translated
 
 _BLOCK = 1 << 20
+_IN_MEMORY = 64 << 20  # bytes; a larger source is copied to disk while it is read
 _ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 MEMBER_LIMIT = 16 << 30
 
@@ -147,7 +151,9 @@ class Importer:
                 elif file.read(4) in _ZIP_MAGIC:
                     yield from self._zip(file, source, done)
                 else:
-                    yield self._one(file, name, source, done)
+                    with self._loaded(file, status.st_size) as content:
+                        outcome = self._one(content, name, source, done)
+                    yield outcome
         except OSError as exc:
             yield Imported(name, Verdict.REFUSED, f"cannot be read: {exc.strerror}")
 
@@ -178,35 +184,62 @@ class Importer:
                 return Imported(name, Verdict.REFUSED, str(exc))
             except _ZIP_ERRORS as exc:
                 return Imported(name, Verdict.REFUSED, f"cannot be taken out of the zip file: {exc}")
-            return self._one(cast(BinaryIO, copy), name, source, done)
+            with mapped(cast(BinaryIO, copy)) as data:
+                return self._one(data, name, source, done)
 
-    def _one(self, file: BinaryIO, name: str, source: _Source, done: ImportLog) -> Imported:
+    def _one(self, content: memoryview, name: str, source: _Source, done: ImportLog) -> Imported:
         try:
-            outcome = self._store(file, name)
+            outcome = self._store(content, name)
         except RequestError as exc:
             return Imported(name, Verdict.REFUSED, str(exc))
         done.add(source)
         return outcome
 
-    def _store(self, file: BinaryIO, name: str) -> Imported:
+    @contextmanager
+    def _loaded(self, file: BinaryIO, size: int) -> Iterator[memoryview]:
+        """A source's content. OSError if it cannot be read.
+
+        It is read, not mapped: where a medium cannot give out a page that is mapped, the process ends, not the file.
+        """
         file.seek(0)
-        meta = read_file_meta(file)
-        if meta.SOPClassUID == MediaStorageDirectoryStorage:
+        if size <= _IN_MEMORY:
+            yield memoryview(file.read())
+            return
+        with tempfile.TemporaryFile(dir=self._state) as copy:
+            _copy_bounded(file, copy, sys.maxsize)
+            with mapped(cast(BinaryIO, copy)) as content:
+                yield content
+
+    def _store(self, content: memoryview, name: str) -> Imported:
+        meta, scanned = _scan(content)
+        if scanned is None:
             return Imported(name, Verdict.DIRECTORY)
-        with mapped(file) as content, content[meta.data_offset :] as data:
-            # On a medium the data set is right and its file meta often is not.
-            scanned = scan(data, meta.TransferSyntaxUID)
-            if not scanned.SOPClassUID or not scanned.SOPInstanceUID:
-                raise DataSetMismatch("the data set has no SOPClassUID or no SOPInstanceUID: it is no composite instance")
-            if not is_storable(scanned.SOPClassUID, private=self._private):
-                raise DataSetMismatch(f"SOP class {scanned.SOPClassUID} is not stored here")
-            origin = Origin(source_ae="", receiving_ae=self._ae_title, received_at=datetime.now(UTC))
-            request = StoreRequest(UID(scanned.SOPClassUID), UID(scanned.SOPInstanceUID), UID(meta.TransferSyntaxUID), origin)
-            with self._ingest.begin(request) as ingestion:
-                for start in range(0, len(data), _BLOCK):
-                    ingestion.write(data[start : start + _BLOCK])
-                outcome = ingestion.finish()
+        # On a medium the data set is right and its file meta often is not.
+        if not scanned.SOPClassUID or not scanned.SOPInstanceUID:
+            raise DataSetMismatch("the data set has no SOPClassUID or no SOPInstanceUID: it is no composite instance")
+        if not is_storable(scanned.SOPClassUID, private=self._private):
+            raise DataSetMismatch(f"SOP class {scanned.SOPClassUID} is not stored here")
+        origin = Origin(source_ae="", receiving_ae=self._ae_title, received_at=datetime.now(UTC))
+        request = StoreRequest(UID(scanned.SOPClassUID), UID(scanned.SOPInstanceUID), UID(meta.TransferSyntaxUID), origin)
+        with self._ingest.begin(request) as ingestion:
+            for start in range(meta.data_offset, len(content), _BLOCK):
+                ingestion.write(content[start : start + _BLOCK])
+            outcome = ingestion.finish()
         return Imported(name, _VERDICTS[outcome.fate], SOPInstanceUID=scanned.SOPInstanceUID)
+
+
+def _scan(content: memoryview) -> tuple[FileMeta, ScanResult | None]:
+    """What a file holds; no scan result for a DICOMDIR. UnreadableDataSet, which tells a damaged file from a foreign one."""
+    try:
+        meta = read_file_meta(BytesIO(content[:LARGEST_META]))
+        if meta.SOPClassUID == MediaStorageDirectoryStorage:
+            return meta, None
+        with content[meta.data_offset :] as data:
+            return meta, scan(data, meta.TransferSyntaxUID)
+    except UnreadableDataSet as exc:
+        if content[128:132] == PREFIX:
+            raise
+        raise UnreadableDataSet(f"not a DICOM file: {exc}") from exc
 
 
 _VERDICTS = {Fate.STORED: Verdict.STORED, Fate.ALREADY_HELD: Verdict.ALREADY_HELD, Fate.KEPT_FIRST: Verdict.KEPT_FIRST}

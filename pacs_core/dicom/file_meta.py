@@ -17,8 +17,9 @@ IMPLEMENTATION_CLASS_UID = "2.25.60980702261152913660381049476036574984"
 IMPLEMENTATION_VERSION_NAME = "PACS_0_1"
 
 _PREAMBLE = bytes(128)
-_PREFIX = b"DICM"
-_LARGEST_META = 1 << 20
+PREFIX = b"DICM"
+_FIRST_READ = 16 << 10  # the group is nearly always shorter
+LARGEST_META = 1 << 20
 _LONG_VRS = frozenset({b"OB", b"UN", b"OW", b"SQ", b"UT"})
 
 _HEAD = Struct("<HH2sH")
@@ -72,7 +73,7 @@ def build_file_meta(request: StoreRequest) -> bytes:
             _long(_PRIVATE, b"OB", private + b" " * (len(private) % 2)),
         )
     )
-    return _PREAMBLE + _PREFIX + _GROUP_LENGTH.pack(2, 0, b"UL", 4, len(elements)) + elements
+    return _PREAMBLE + PREFIX + _GROUP_LENGTH.pack(2, 0, b"UL", 4, len(elements)) + elements
 
 
 def read_file_meta(stream: BinaryIO) -> FileMeta:
@@ -80,9 +81,10 @@ def read_file_meta(stream: BinaryIO) -> FileMeta:
 
     Raises UnreadableDataSet if there is nothing behind it.
     """
-    head = stream.read(_LARGEST_META)
-    offset = len(_PREAMBLE) + len(_PREFIX) if head[128:132] == _PREFIX else 0
-    values, offset = _elements(head, offset)
+    head = stream.read(_FIRST_READ)
+    if len(head) == _FIRST_READ and not _holds_group(head):
+        head += stream.read(LARGEST_META - len(head))
+    values, offset = _elements(head, _group_offset(head))
     if len(head) == offset:
         raise UnreadableDataSet("the file holds no data set")
     return FileMeta(
@@ -111,6 +113,18 @@ def _short(element: int, vr: bytes, value: str) -> bytes:
 
 def _long(element: int, vr: bytes, value: bytes) -> bytes:
     return _LONG_HEAD.pack(2, element, vr, len(value)) + value
+
+
+def _group_offset(head: bytes) -> int:
+    return len(_PREAMBLE) + len(PREFIX) if head[128:132] == PREFIX else 0
+
+
+def _holds_group(head: bytes) -> bool:
+    """Whether the meta group, and the beginning of what follows it, are in the first bytes of a file."""
+    try:
+        return len(head) - _elements(head, _group_offset(head))[1] >= _HEAD.size
+    except UnreadableDataSet:
+        return False
 
 
 def _elements(data: bytes, offset: int) -> tuple[dict[int, bytes], int]:

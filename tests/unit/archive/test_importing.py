@@ -1,14 +1,19 @@
+import errno
 import os
 import shutil
 import zipfile
 from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import IO, BinaryIO
 
 import pydicom.data
 import pytest
 
+from pacs_core.archive import importing
 from pacs_core.archive.importing import Imported, Importer, Verdict, count_files, printable
 from pacs_core.archive.ingest import Ingest
+from pacs_core.dicom import part10
 from pacs_core.errors import StorageUnavailable
 from pacs_core.model import Duplicates, InvalidUIDs, Layout
 from pacs_core.storage.journal import SegmentJournal
@@ -67,7 +72,8 @@ def test_a_folder_is_imported_with_a_verdict_for_every_file(home: Home, folder: 
         "note.txt": Verdict.REFUSED,
         "empty": Verdict.REFUSED,
     }
-    assert outcomes["note.txt"].reason
+    assert outcomes["note.txt"].reason.startswith("not a DICOM file")
+    assert outcomes["empty"].reason.startswith("not a DICOM file")
     assert len(home.stored()) == 3
     assert count_files([folder]) == 5
 
@@ -200,3 +206,42 @@ def test_every_composite_instance_of_pydicoms_files_goes_in(home: Home) -> None:
 @pytest.mark.parametrize(("name", "shown"), [("plain.dcm", "plain.dcm"), ("a\nb", "a\\nb"), ("\udcff", "\\udcff"), ("病", "病")])
 def test_any_name_can_be_printed(name: str, shown: str) -> None:
     assert printable(name) == shown
+
+
+def test_a_damaged_dicom_file_is_not_called_foreign(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "cut.dcm").write_bytes((BUNDLED / "CT_small.dcm").read_bytes()[:5000])
+    [outcome] = home.run(tmp_path / "cut.dcm")
+    assert outcome.verdict is Verdict.REFUSED
+    assert "not a DICOM file" not in outcome.reason
+
+
+def test_a_source_is_read_and_never_mapped(home: Home, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of a mapping that the medium cannot give out ends the process."""
+    mapped: list[str] = []
+    real = part10.mapped
+
+    def watched(file: BinaryIO) -> AbstractContextManager[memoryview]:
+        mapped.append(str(Path(f"/proc/self/fd/{file.fileno()}").readlink()))
+        return real(file)
+
+    monkeypatch.setattr(importing, "mapped", watched)
+    assert home.verdicts(folder / "CT_small.dcm") == {Verdict.STORED: 1}
+    monkeypatch.setattr(importing, "_IN_MEMORY", 1)
+    assert home.verdicts(folder / "deep") == {Verdict.STORED: 2}
+    assert len(mapped) == 2
+    assert all(path.startswith(str(home.root / "import")) for path in mapped)
+
+
+def test_a_medium_that_fails_in_the_middle_of_a_file_costs_that_file_only(
+    home: Home, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "_IN_MEMORY", 1)
+    real = importing._copy_bounded
+
+    def failing(content: IO[bytes], copy: IO[bytes], limit: int) -> None:
+        if "CT_small" in str(Path(f"/proc/self/fd/{content.fileno()}").readlink()):
+            raise OSError(errno.EIO, "Input/output error")
+        real(content, copy, limit)
+
+    monkeypatch.setattr(importing, "_copy_bounded", failing)
+    assert home.verdicts(folder) == {Verdict.STORED: 2, Verdict.REFUSED: 3}

@@ -85,3 +85,11 @@ def test_random_bytes_are_understood_or_refused(data: bytes, prefixed: bool) -> 
     except UnreadableDataSet:
         return
     assert meta.TransferSyntaxUID
+
+
+@pytest.mark.parametrize(("size", "read"), [(100, 16 << 10), (16_200, 1 << 20), (100_000, 1 << 20)])
+def test_only_the_head_of_a_file_is_read_unless_its_group_is_longer(size: int, read: int) -> None:
+    meta = build_file_meta(REQUEST) + b"\2\0\2\1OB\0\0" + size.to_bytes(4, "little") + bytes(size)
+    file = BytesIO(meta + bytes(2 << 20))
+    assert read_file_meta(file).data_offset == len(meta)
+    assert file.tell() == read
