@@ -76,6 +76,13 @@ class Settings(BaseSettings):
         description="The tiers `hot` (where instances land; a local path), `warm` and `cold`. Default: hot only, at `<home>/hot`.",
     )
 
+    reserve_bytes: int = Field(
+        512 << 20,
+        ge=0,
+        le=1 << 50,
+        description="Bytes that arrivals leave free on the file system of the hot tier, which the database and the journal may share; never more than 5 % of it. With less free, instances are refused with A700.",
+    )
+
     catalog_url: str = Field(
         "",
         description="The PostgreSQL that holds the catalog, `postgresql://user:password@host:port/database`. Empty: an embedded one under `<home>/postgres`.",

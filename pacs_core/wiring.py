@@ -1,8 +1,9 @@
 """The only place that picks implementations and hands them their values from the settings."""
 
+import resource
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Self
 
 import structlog
@@ -47,7 +48,7 @@ def stores(settings: Settings) -> Mapping[str, ObjectStore]:
 
 def landing(settings: Settings) -> LandingDirectory:
     """Where instances arrive."""
-    return LandingDirectory(settings.landing_root)
+    return LandingDirectory(settings.landing_root, reserve=settings.reserve_bytes)
 
 
 def journal(settings: Settings) -> SegmentJournal:
@@ -154,9 +155,17 @@ class _Background:
         return False
 
 
+def raise_descriptor_limit() -> None:
+    """Let this process open as many files as it may; each association and each incoming instance takes one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # a kernel may refuse its own limit; the present one then stays
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 @contextmanager
 def importer(settings: Settings) -> Iterator[Importer]:
     """Takes in files from disk; what it took in is indexed here too, should no listener be running."""
+    raise_descriptor_limit()
     with closing(journal(settings)) as to, _Background(settings):
         yield Importer(
             ingest(settings, to),
@@ -172,6 +181,7 @@ def listener(settings: Settings) -> Iterator[Listener]:
 
     It answers as soon as it is bound; the index is opened behind that. Leaving the context commits what is pending.
     """
+    raise_descriptor_limit()
     with closing(journal(settings)) as to, _Background(settings):
         yield _listener(settings, to)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 from typing_extensions import Buffer
 
-from pacs_core.errors import ObjectMissing, StorageUnavailable
+from pacs_core.errors import ObjectMissing, StorageFull, StorageUnavailable
 from pacs_core.ports import Incoming, Placement
 from pacs_core.storage.files import (
     abandoned,
@@ -39,6 +39,7 @@ QUARANTINE = ".quarantine"
 
 _OBJECT_MODE = 0o440
 _KNOWN_DIRECTORIES = 10_000
+_RESERVE_SHARE = 20  # at most a twentieth of the file system is kept free
 
 
 class IncomingFile:
@@ -99,10 +100,18 @@ class IncomingFile:
 
 
 class LandingDirectory:
-    """ports.LandingStore on a local directory. Thread-safe; many processes may share the directory."""
+    """ports.LandingStore on a local directory. Thread-safe; many processes may share the directory.
 
-    def __init__(self, root: Path, *, tier: str = "hot") -> None:
+    Args:
+        root: the directory; made when something arrives.
+        tier: its name.
+        reserve: bytes of the file system that arrivals leave free, because the database and the journal may share it and
+            fail worse than an arrival that is refused. Never more than a twentieth of the file system.
+    """
+
+    def __init__(self, root: Path, *, tier: str = "hot", reserve: int = 0) -> None:
         self.tier = tier
+        self._reserve = reserve
         self._root = root
         self._incoming = root / INCOMING
         # Directories whose own name this process knows to be durable. Nothing of ours removes directories
@@ -111,9 +120,10 @@ class LandingDirectory:
         self._lock = threading.Lock()
 
     def incoming(self) -> IncomingFile:
-        """A new, empty incoming file."""
+        """A new, empty incoming file. StorageFull if the reserve is all that is left."""
         with translated(f"opening {self._incoming}"):
             self._ensure_directory(self._incoming)
+            self._check_reserve()
         return IncomingFile(self._incoming)
 
     def place(self, incoming: Incoming, path: str) -> Placement:
@@ -156,6 +166,14 @@ class LandingDirectory:
         with translated(f"sweeping {self._incoming}"):
             paths = sorted(self._incoming.glob("*"))
         return sum(map(_remove_if_abandoned, paths))
+
+    def _check_reserve(self) -> None:
+        if not self._reserve:
+            return
+        status = os.statvfs(self._incoming)
+        reserve = min(self._reserve, status.f_blocks * status.f_frsize // _RESERVE_SHARE)
+        if status.f_bavail * status.f_frsize < reserve:
+            raise StorageFull(f"less than the reserve of {reserve >> 20} MiB is free in {self._root}")
 
     def _link(self, incoming: IncomingFile, target: Path) -> bool:
         """Whether the name was free and is now the file's."""

@@ -1,3 +1,4 @@
+import resource
 import threading
 from pathlib import Path
 
@@ -49,13 +50,28 @@ def test_indexing_begins_whatever_sweeping_and_preparing_run_into(
 
 
 def test_ending_does_not_wait_for_a_server_that_hangs(tmp_path: Path, committer: FakeCommitter, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = threading.Event()
-    monkeypatch.setattr(wiring, "prepare", lambda _: answers.wait(60))
+    asked, answers = threading.Event(), threading.Event()
+
+    def prepare(settings: object) -> None:
+        asked.set()
+        answers.wait(60)
+
+    monkeypatch.setattr(wiring, "prepare", prepare)
     monkeypatch.setattr(wiring, "_JOIN_TIMEOUT", 0.05)
     background = wiring._Background(load_settings(tmp_path))
     with background:
-        pass
+        assert asked.wait(10)
     assert background._thread.is_alive()
     answers.set()
     background._thread.join(10)
     assert not committer.started.is_set()
+
+
+def test_the_limit_of_descriptors_is_raised_as_far_as_it_may() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, limits[1]), limits[1]))
+    try:
+        wiring.raise_descriptor_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (limits[1], limits[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

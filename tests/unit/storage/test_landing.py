@@ -189,3 +189,13 @@ def test_sweeping_goes_on_past_what_it_cannot_deal_with(tmp_path: Path) -> None:
     assert store.sweep() == 1
     assert not (directory / "9-left.part").exists()
     assert incoming.path.exists()
+
+
+def test_arrivals_leave_the_reserve_to_others(small_disk: Path) -> None:
+    store = LandingDirectory(small_disk / "hot", reserve=512 << 20)  # of which a twentieth of the disk counts
+    store.place(sealed(store, b"fits"), "1/2/3.dcm")
+    (small_disk / "ballast").write_bytes(bytes(1_000_000))
+    with pytest.raises(StorageFull):
+        store.incoming()
+    (small_disk / "ballast").write_bytes(bytes(900_000))
+    store.incoming().discard()
