@@ -17,17 +17,22 @@ _TERM_SPELLING = re.compile(r"ISO[ _-]?(?:(2022)[ _-]?)?(IR[ _-]?)?(\d+)")
 
 # Delimiters that reset code extensions to the first character set (PS3.5 6.1.2.5.3).
 _TEXT_DELIMITERS = re.compile(rb"[\r\n\t\f]")
+_VALUE_DELIMITERS = re.compile(rb"[\\\r\n\t\f]")
 _NAME_DELIMITERS = re.compile(rb"[\^=\\\r\n\t\f]")
 
 _CHARSET_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 _ASCII_VRS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"})
 _ONE_VALUE_VRS = frozenset({"LT", "ST", "UT", "UR"})  # a backslash is a character like any other, leading spaces count
+_DELIMITERS = {"PN": _NAME_DELIMITERS, **dict.fromkeys(_ONE_VALUE_VRS, _TEXT_DELIMITERS)}
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 
 TEXTUAL_VRS = _CHARSET_VRS | _ASCII_VRS | _NUMBERS.keys() | {"AT"}
 
 Encodings = tuple[str, ...]
 DEFAULT_ENCODINGS: Encodings = (default_encoding,)
+
+# Codecs that take escape sequences themselves. pydicom counts that of ISO 2022 IR 58 among them, but it is plain GB2312.
+_ESCAPE_READERS = frozenset(handled_encodings) - {python_encoding["ISO 2022 IR 58"]}
 
 
 def encodings_of(value: bytes) -> Encodings:
@@ -63,10 +68,8 @@ def value_text(vr: str, value: bytes, *, little_endian: bool, encodings: Sequenc
         return _numbers_text(_NUMBERS[vr], value, "<" if little_endian else ">")
     if vr == "AT":
         return _tags_text(value, "<" if little_endian else ">")
-    if vr not in _CHARSET_VRS:
-        text = value.decode(default_encoding)
-    else:
-        text = _decode(value, encodings, _NAME_DELIMITERS if vr == "PN" else _TEXT_DELIMITERS)
+    delimiters = _DELIMITERS.get(vr, _VALUE_DELIMITERS)
+    text = _decode(value, encodings, delimiters) if vr in _CHARSET_VRS else value.decode(default_encoding)
     if vr in _ONE_VALUE_VRS:
         return text.rstrip(" \0")
     strip = _strip_name if vr == "PN" else _strip_text
@@ -103,12 +106,12 @@ def _decode(value: bytes, encodings: Sequence[str], delimiters: re.Pattern[bytes
 def _decode_fragment(fragment: bytes, encodings: Sequence[str], delimiters: re.Pattern[bytes]) -> str:
     """Decode what one escape sequence (PS3.3 C.12.1.1.2, tables C.12-3 and C.12-4) is in force for."""
     escape = fragment[: 4 if fragment.startswith((b"\x1b$(", b"\x1b$)")) else 3]
-    codec = CODES_TO_ENCODINGS.get(escape) if fragment.startswith(_ESC) else encodings[0]
+    codec = CODES_TO_ENCODINGS.get(escape)
     if codec is None or (codec not in encodings and codec != default_encoding):
         return fragment.decode(encodings[0], "replace")
-    if codec in handled_encodings and fragment.startswith(_ESC):
+    if codec in _ESCAPE_READERS:
         return fragment.decode(codec, "replace")
-    body = fragment.removeprefix(escape) if fragment.startswith(_ESC) else fragment
+    body = fragment.removeprefix(escape)
     delimiter = delimiters.search(body)
     cut = delimiter.start() if delimiter else len(body)
     return body[:cut].decode(codec, "replace") + body[cut:].decode(encodings[0], "replace")

@@ -26,6 +26,12 @@ from pacs_core.dicom.text import TEXTUAL_VRS, encodings_of, value_text
             b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7=\x1b$)C\xc8\xab^\x1b$)C\xb1\xe6\xb5\xbf",
             "Hong^Gildong=洪^吉洞=홍^길동",
         ),
+        # PS3.5 annex K
+        (
+            b"\\ISO 2022 IR 58",
+            b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab=",
+            "Zhang^XiaoDong=张^小东",
+        ),
         (b"GB18030", "Wang^XiaoDong=王^小东".encode("gb18030"), "Wang^XiaoDong=王^小东"),
         (b"ISO-IR 100", b"M\xfcller", "Müller"),
         (b"iso_ir_192", "Müller".encode(), "Müller"),
@@ -56,6 +62,30 @@ def test_names_are_decoded_in_their_character_sets(charset: bytes, raw: bytes, t
 )
 def test_values_lose_their_padding_only(vr: str, raw: bytes, text: str) -> None:
     assert value_text(vr, raw, little_endian=True) == text
+
+
+CHINESE = encodings_of(b"\\ISO 2022 IR 58")
+CYRILLIC = encodings_of(b"ISO 2022 IR 100\\ISO 2022 IR 144")
+
+
+def test_chinese_text_is_read_line_by_line() -> None:
+    raw = b"1. \x1b$)A\xb5\xda\xd2\xbb\xd0\xd0\r\n2. \x1b$)A\xb5\xda\xb6\xfe\xd0\xd0\r\n3. end"
+    assert value_text("LT", raw, little_endian=True, encodings=CHINESE) == "1. 第一行\r\n2. 第二行\r\n3. end"
+
+
+@pytest.mark.parametrize("vr", ["LO", "SH", "UC"])
+def test_a_backslash_ends_a_code_extension_where_there_may_be_several_values(vr: str) -> None:
+    assert value_text(vr, b"\x1b-L\xd4\\M\xfcller", little_endian=True, encodings=CYRILLIC) == "д\\Müller"
+
+
+@pytest.mark.parametrize("vr", ["LT", "ST", "UT"])
+def test_a_backslash_in_a_text_of_one_value_ends_nothing(vr: str) -> None:
+    assert value_text(vr, b"\x1b-L\xd4\\\xd4", little_endian=True, encodings=CYRILLIC) == "д\\д"
+
+
+def test_an_escape_character_leaves_two_byte_characters_around_it_whole() -> None:
+    raw = b"\x81\\\x1b-L"  # the second byte is that of a backslash
+    assert value_text("LO", raw, little_endian=True, encodings=encodings_of(b"GB18030")).startswith("乗")
 
 
 @given(st.sampled_from(sorted(TEXTUAL_VRS)), st.binary(), st.sampled_from(sorted(python_encoding)), st.booleans())
