@@ -15,10 +15,11 @@ from struct import error as StructError
 from types import MappingProxyType
 
 from pydicom.datadict import get_entry, tag_for_keyword
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 from typing_extensions import Buffer
 
 from pacs_core.dicom.attributes import INDEXED
+from pacs_core.dicom.sop_classes import is_deflated
 from pacs_core.dicom.text import DEFAULT_ENCODINGS, TEXTUAL_VRS, Encodings, encodings_of, value_text
 from pacs_core.errors import UnreadableDataSet
 from pacs_core.model import Header, HeaderValue
@@ -61,7 +62,7 @@ def scan(data: Buffer, transfer_syntax: str, *, inflate_limit: int = INFLATE_LIM
     Raises UnreadableDataSet if it is empty, does not parse or is cut short.
     """
     with memoryview(data) as view:
-        if transfer_syntax != DeflatedExplicitVRLittleEndian:
+        if not is_deflated(transfer_syntax):
             return _scan_inflated(view, transfer_syntax)
         return _scan_inflated(memoryview(inflate(view, limit=inflate_limit)), transfer_syntax)
 

@@ -16,6 +16,9 @@ _RECENT = {
 # Transfer syntaxes of other transports (MIME, XML, real-time video): no data set of theirs comes over an association.
 _NOT_DIMSE = ("1.2.840.10008.1.2.6.", "1.2.840.10008.1.2.7.", "1.2.840.10008.1.20")
 
+# Deflated Explicit VR Little Endian (PS3.5 A.5) and JPIP and JPIP HTJ2K Referenced Deflate (A.7, A.12).
+_DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
+
 _STANDARD_PREFIX = "1.2.840.10008."
 
 
@@ -31,6 +34,11 @@ def transfer_syntaxes() -> frozenset[str]:
     """Every transfer syntax in which a data set can arrive over an association."""
     known = (uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax")
     return frozenset(uid for uid in known if not uid.startswith(_NOT_DIMSE))
+
+
+def is_deflated(transfer_syntax: str) -> bool:
+    """Whether whole data sets are compressed in a transfer syntax, and not just their pixel data."""
+    return transfer_syntax in _DEFLATED
 
 
 def is_storable(sop_class_uid: str, *, private: bool) -> bool:

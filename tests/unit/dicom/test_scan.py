@@ -42,6 +42,8 @@ TRUNCATED = {"MR_truncated.dcm", "rtplan_truncated.dcm"}
 # Its first bytes are missing; pydicom sees one private element.
 DAMAGED = {"no_meta.dcm"}
 
+# JPIP Referenced Deflate and JPIP HTJ2K Referenced Deflate
+REFERENCED_DEFLATE = ["1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"]
 SYNTAXES = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 
 
@@ -51,7 +53,7 @@ def encoded(ds: Dataset, syntax: str) -> bytes:
     out.is_little_endian = syntax != ExplicitVRBigEndian
     write_dataset(out, ds)
     data = out.getvalue()
-    if syntax == DeflatedExplicitVRLittleEndian:
+    if syntax in (DeflatedExplicitVRLittleEndian, *REFERENCED_DEFLATE):
         engine = zlib.compressobj(wbits=-zlib.MAX_WBITS)
         return engine.compress(data) + engine.flush()
     return data
@@ -94,7 +96,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("syntax", [*SYNTAXES, *REFERENCED_DEFLATE])
 @pytest.mark.parametrize("delimited", [False, True])
 def test_the_indexed_attributes_are_found_in_every_transfer_syntax(syntax: str, delimited: bool) -> None:
     ds = sample()
