@@ -95,6 +95,7 @@ def _decoded(path: Path, *, is_implicit: bool) -> bytes:
         warnings.simplefilter("ignore")  # odd values elsewhere in the data set are none of a decoder's business
         try:
             ds = dcmread(path)
+            _drop_encapsulated_icon(ds)
             if "PixelData" in ds:
                 _decompress(ds)
             out = DicomBytesIO()
@@ -103,6 +104,13 @@ def _decoded(path: Path, *, is_implicit: bool) -> bytes:
         except Exception as exc:  # decoders are third parties of third parties, and raise whatever they like
             raise TranscodingError(f"the pixel data of {path.name} cannot be decoded: {type(exc).__name__}") from exc
         return out.getvalue()
+
+
+def _drop_encapsulated_icon(ds: Dataset) -> None:
+    """An icon may be compressed as the image is (PS3.5 A.4), which nothing uncompressed can hold. It is optional."""
+    icons = ds.get("IconImageSequence") or ()
+    if any("PixelData" in icon and icon["PixelData"].is_undefined_length for icon in icons):
+        del ds.IconImageSequence
 
 
 def _decompress(ds: Dataset) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pydicom.data
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.encaps import encapsulate
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     MPEG2MPML,
@@ -102,6 +103,34 @@ def test_colours_are_those_that_dcmtk_decodes(name: str, tmp_path: Path) -> None
     subprocess.run(["dcmdjpeg", BUNDLED / name, reference], check=True, capture_output=True)
     ours = part10(transcode(BUNDLED / name, ExplicitVRLittleEndian), ExplicitVRLittleEndian, tmp_path)
     assert np.array_equal(pixel_array(ours), pixel_array(reference))
+
+
+def with_icon(source: str, pixels: bytes, *, encapsulated: bool, path: Path) -> Path:
+    ds = dcmread(BUNDLED / source)
+    icon = Dataset()
+    icon.SamplesPerPixel, icon.PhotometricInterpretation = 1, "MONOCHROME2"
+    icon.Rows, icon.Columns, icon.BitsAllocated, icon.BitsStored, icon.HighBit, icon.PixelRepresentation = 8, 8, 8, 8, 7, 0
+    icon.add_new("PixelData", "OB", pixels)
+    icon["PixelData"].is_undefined_length = encapsulated
+    ds.IconImageSequence = [icon]
+    ds.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize("wanted", UNCOMPRESSED)
+@pytest.mark.parametrize("source", ["SC_rgb_jpeg_dcmtk.dcm", "MR_small_RLE.dcm"])
+def test_a_compressed_icon_does_not_keep_its_image_from_being_decoded(source: str, wanted: str, tmp_path: Path) -> None:
+    path = with_icon(source, encapsulate([bytes(16)]), encapsulated=True, path=tmp_path / "stored.dcm")
+    decoded = dcmread(part10(transcode(path, wanted), wanted, tmp_path))
+    assert "IconImageSequence" not in decoded
+    assert np.array_equal(pixel_array(decoded), pixel_array(BUNDLED / source))
+
+
+@pytest.mark.parametrize("wanted", UNCOMPRESSED)
+def test_an_uncompressed_icon_is_kept(wanted: str, tmp_path: Path) -> None:
+    path = with_icon("MR_small_RLE.dcm", bytes(range(64)), encapsulated=False, path=tmp_path / "stored.dcm")
+    decoded = dcmread(part10(transcode(path, wanted), wanted, tmp_path))
+    assert decoded.IconImageSequence[0].PixelData == bytes(range(64))
 
 
 def test_the_stored_transfer_syntax_is_given_as_it_is() -> None:
