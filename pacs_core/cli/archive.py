@@ -16,6 +16,7 @@ from pacs_core.errors import UnavailableError
 from pacs_core.index.reader import IndexCounts, TierCounts
 from pacs_core.settings import Settings, load_settings
 from pacs_core.supervisor.part import PartState, PartStatus
+from pacs_core.supervisor.runtime import prepare_home
 from pacs_core.telemetry import logging as telemetry
 
 _READY_FD = "PACS_READY_FD"
@@ -25,6 +26,7 @@ def listen(home: Path | None) -> None:
     """Run one listener process until SIGTERM or SIGINT, which it follows in order: nothing that runs is cut off."""
     settings = load_settings(home)
     telemetry.configure(settings.log_level)
+    prepare_home(settings.home)
     with wiring.listener(settings) as listener:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: listener.stop())
@@ -70,6 +72,7 @@ def import_paths(home: Path | None, paths: Sequence[Path]) -> None:
     """Take in files. Failed if one was refused; each of those has a line that says why."""
     settings = load_settings(home)
     telemetry.configure("error")  # refusals are told as progress
+    prepare_home(settings.home)
     verdicts: Counter[Verdict] = Counter()
     with wiring.importer(settings) as importer, output.progress("imported", count_files(paths)) as progression:
         for item in importer.run(paths):

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from pacs_core.errors import ConfigurationError
 from pacs_core.supervisor.part import PartState, PartStatus
 
 
@@ -34,6 +36,17 @@ class Runtime:
 def run_directory(home: Path) -> Path:
     """Locks, sockets and facts of the running archive; worthless once it stopped."""
     return home / "run"
+
+
+def prepare_home(home: Path) -> None:
+    """Make the directories that every command writes to; ConfigurationError at once if they cannot be written."""
+    try:
+        for directory in (home, run_directory(home), home / "logs", home / "prefect"):
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory):
+                pass
+    except OSError as exc:
+        raise ConfigurationError(f"the home {home} cannot be written ({exc.strerror}); choose another with --home or PACS_HOME") from exc
 
 
 def write_runtime(home: Path, runtime: Runtime) -> None:

@@ -6,7 +6,6 @@ import errno
 import os
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -18,7 +17,7 @@ from pacs_core.supervisor import plan
 from pacs_core.supervisor.part import PartState, PartStatus
 from pacs_core.supervisor.postgres import accepts_connections, catalog_url, create_database, prefect_database, prefect_url
 from pacs_core.supervisor.process import sweep
-from pacs_core.supervisor.runtime import Runtime, read_runtime, run_directory, single_instance, write_runtime
+from pacs_core.supervisor.runtime import Runtime, prepare_home, read_runtime, single_instance, write_runtime
 from pacs_core.supervisor.supervisor import Supervisor, own_environment
 
 
@@ -29,7 +28,7 @@ def run(settings: Settings) -> int:
     reason is one line on standard error.
     """
     try:
-        _prepare_home(settings.home)
+        prepare_home(settings.home)
         with single_instance(settings.home) as ours:
             if not ours:
                 raise ConfigurationError(_already_running(settings.home))
@@ -99,17 +98,6 @@ def _already_running(home: Path) -> str:
         return f"an archive is already starting or stopping on {home}"
     served = ", ".join(f"{name} {address}" for name, address in runtime.addresses.items())
     return f"already running on {home} with pid {runtime.pid}: {served}"
-
-
-def _prepare_home(home: Path) -> None:
-    """Make the directories, and find out before anything starts whether they can be written."""
-    try:
-        for directory in (home, run_directory(home), home / "logs", home / "prefect"):
-            directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=directory):
-                pass
-    except OSError as exc:
-        raise ConfigurationError(f"the home {home} cannot be written ({exc.strerror}); choose another with --home or PACS_HOME") from exc
 
 
 def _check_ports(settings: Settings) -> None:
