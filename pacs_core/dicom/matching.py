@@ -7,7 +7,7 @@ the same criteria to SQL, so that an identifier is read in one place only.
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, time
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol, TypeVar
 
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
@@ -274,12 +274,13 @@ def _parse_number(text: str, keyword: str) -> int | float | None:
 
 def _date_range(text: str, keyword: str) -> tuple[date | None, date | None]:
     first, last = _split_range(text, keyword)
-    return _required(parse_date, first, keyword), _required(parse_date, last, keyword)
+    parse = partial(parse_date, clamp=_is_range(text))
+    return _required(parse, first, keyword), _required(parse, last, keyword)
 
 
 def _time_range(text: str, keyword: str) -> tuple[time | None, time | None]:
-    texts = _split_range(text, keyword)
-    first, last = (_required(parse_time, part, keyword) for part in texts)
+    parse = partial(parse_time, clamp=_is_range(text))
+    first, last = (_required(parse, part, keyword) for part in _split_range(text, keyword))
     return (first.first if first else None), (last.last if last else None)
 
 
@@ -288,12 +289,17 @@ def _datetime_range(text: str, keyword: str) -> tuple[DateTimeSpan | None, DateT
     if single := parse_datetime(text):
         return single, single
     hyphens = (index for index, character in enumerate(text) if character == "-")
-    for position in hyphens if len(text) <= _MAX_DATE_TIME_RANGE else ():
+    is_range = len(text) <= _MAX_DATE_TIME_RANGE and not parse_datetime(text, clamp=True)  # nor one value of no calendar
+    for position in hyphens if is_range else ():
         first, last = text[:position].strip(), text[position + 1 :].strip()
-        spans = parse_datetime(first), parse_datetime(last)
+        spans = parse_datetime(first, clamp=True), parse_datetime(last, clamp=True)
         if (first or last) and bool(first) == bool(spans[0]) and bool(last) == bool(spans[1]):
             return spans
     raise InvalidIdentifier(f"{keyword} cannot be matched: it must be a date and time or a range (PS3.4 C.2.2.2.5)")
+
+
+def _is_range(text: str) -> bool:
+    return "-" in text
 
 
 def _split_range(text: str, keyword: str) -> tuple[str, str]:

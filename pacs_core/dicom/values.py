@@ -18,6 +18,7 @@ _DATE_TIME = re.compile(
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 _INT64 = 2**63
+_LONGEST_MONTH = 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,38 +38,41 @@ class DateTimeSpan:
     offset: timezone | None = None
 
 
-def parse_date(text: str) -> date | None:
+# The bounds of ranges that people and programs write without a calendar: "the 31st" of any month, 24 o'clock. `clamp`
+# takes them for the last day of the month and the last microsecond of the day.
+
+
+def parse_date(text: str, *, clamp: bool = False) -> date | None:
     """A DA value: YYYYMMDD, or YYYY.MM.DD as before DICOM."""
     if not (found := _DATE.fullmatch(text)):
         return None
     year, month, day = (int(part) for part in found.groups() if part is not None)
     try:
-        return date(year, month, day)
+        return _date(year, month, day, clamp=clamp)
     except ValueError:
         return None
 
 
-def parse_time(text: str) -> TimeSpan | None:
+def parse_time(text: str, *, clamp: bool = False) -> TimeSpan | None:
     """A TM value: HH, HHMM, HHMMSS or HHMMSS.F to .FFFFFF, also with colons as before DICOM."""
     if not (found := _TIME.fullmatch(text)):
         return None
-    return _time_span(*found.groups())
+    return _time_span(*found.groups(), clamp=clamp)
 
 
-def parse_datetime(text: str) -> DateTimeSpan | None:
+def parse_datetime(text: str, *, clamp: bool = False) -> DateTimeSpan | None:
     """A DT value: YYYYMMDDHHMMSS.FFFFFF&ZZXX, cut short anywhere after the year."""
     if not (found := _DATE_TIME.fullmatch(text)):
         return None
     year, month, day, hour, *rest = found.groups()
     offset = rest.pop()
-    of_day = _time_span(hour, *rest) if hour else TimeSpan(time.min, time.max)
+    of_day = _time_span(hour, *rest, clamp=clamp) if hour else TimeSpan(time.min, time.max)
     if of_day is None:
         return None
     try:
         zone = _parse_offset(offset) if offset else None
-        first = date(int(year), int(month or 1), int(day or 1))
-        last_month = int(month or 12)
-        last = date(int(year), last_month, int(day or monthrange(int(year), last_month)[1]))
+        first = _date(int(year), int(month or 1), int(day or 1), clamp=clamp)
+        last = _date(int(year), int(month or 12), int(day or 31), clamp=clamp or not day)
     except ValueError:
         return None
     return DateTimeSpan(datetime.combine(first, of_day.first), datetime.combine(last, of_day.last), zone)
@@ -90,7 +94,13 @@ def parse_decimal(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _time_span(hour: str, minute: str | None, second: str | None, fraction: str | None) -> TimeSpan | None:
+def _date(year: int, month: int, day: int, *, clamp: bool) -> date:
+    return date(year, month, min(day, monthrange(year, month)[1]) if clamp and day <= _LONGEST_MONTH else day)
+
+
+def _time_span(hour: str, minute: str | None, second: str | None, fraction: str | None, *, clamp: bool) -> TimeSpan | None:
+    if clamp and hour == "24" and not any(int(part or 0) for part in (minute, second, fraction)):
+        return TimeSpan(time.max, time.max)
     if second == "60":  # a leap second (PS3.5 6.2): no clock of ours has it, so it counts as the end of the minute
         second, fraction = "59", "999999"
     try:

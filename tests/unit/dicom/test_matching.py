@@ -114,6 +114,55 @@ def test_date_times_match_with_their_offsets(key: str, value: str, expected: boo
 
 
 @pytest.mark.parametrize(
+    ("keyword", "key", "stored", "expected"),
+    [
+        ("StudyDate", "20240230-20240301", "20240229", True),
+        ("StudyDate", "20240230-20240301", "20240228", False),
+        ("StudyDate", "20240201-20240231", "20240229", True),
+        ("StudyDate", "20240201-20240231", "20240301", False),
+        ("StudyDate", "-2024.06.31", "20240630", True),
+        ("StudyTime", "000000-240000", "235959.999999", True),
+        ("StudyTime", "12-24", "235959", True),
+        ("StudyTime", "12:00-24:00:00", "1159", False),
+        ("StudyTime", "240000-", "235959", False),
+        ("AcquisitionDateTime", "20240201-20240231", "20240229120000", True),
+        ("AcquisitionDateTime", "20240201-20240228240000", "20240228235959", True),
+        ("AcquisitionDateTime", "20240201-20240228240000", "20240229", False),
+        ("AcquisitionDateTime", "20240201+0100-20240231+0100", "20240229", True),
+    ],
+)
+def test_bounds_of_no_calendar_are_those_of_the_month_and_the_day(keyword: str, key: str, stored: str, expected: bool) -> None:
+    assert matches({keyword: key}, {keyword: stored}) is expected
+
+
+def test_bounds_of_no_calendar_can_be_combined() -> None:
+    keys: Header = {"StudyDate": "20240201-20240231", "StudyTime": "000000-240000"}
+    assert matches(keys, {"StudyDate": "20240229", "StudyTime": "235959.5"}, combined_datetime=True)
+    assert not matches(keys, {"StudyDate": "20240301", "StudyTime": "00"}, combined_datetime=True)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("StudyDate", "20240230"),
+        ("StudyDate", "20241301-20241331"),
+        ("StudyDate", "20240200-"),
+        ("StudyDate", "20240232-"),
+        ("StudyTime", "240000"),
+        ("StudyTime", "00-240001"),
+        ("StudyTime", "00-25"),
+        ("AcquisitionDateTime", "20240230"),
+        ("AcquisitionDateTime", "20240230-0500"),
+        ("AcquisitionDateTime", "20241301-"),
+        ("AcquisitionDateTime", "20240201-20240200"),
+    ],
+)
+def test_single_values_and_bounds_of_no_sense_are_refused(keyword: str, value: str) -> None:
+    with pytest.raises(InvalidIdentifier, match=keyword):
+        parse_criteria({keyword: value})
+
+
+@pytest.mark.parametrize(
     ("keyword", "value"), [("StudyDate", "-"), ("StudyDate", "yesterday"), ("StudyTime", "25"), ("AcquisitionDateTime", "-")]
 )
 def test_a_malformed_date_or_time_is_refused(keyword: str, value: str) -> None:
