@@ -133,6 +133,9 @@ def test_each_transfer_syntax_is_stored_as_sent_and_comes_back_as_sent(archive: 
     for path in study.write(tmp_path / "native"):
         assert_succeeded(run([*convert, path, tmp_path / "sent" / path.name]))
     files = sorted((tmp_path / "sent").iterdir())
+    for path in files:
+        if len(dataset_bytes(path)) % 2:  # dcmconv leaves a deflated stream odd; PS3.5 A.5 pads it, and so does storescu
+            path.write_bytes(path.read_bytes() + b"\0")
     assert_succeeded(dcmtk.storescu(archive.scp, files, store_option))
 
     rows = archive.sql(f"SELECT path, TransferSyntaxUID FROM instance WHERE StudyInstanceUID = '{study.uid}'")
