@@ -4,10 +4,14 @@ Every instance of DuckDB here is in memory and holds nothing; the lake is Parque
 so an instance that has seen an error is thrown away and replaced.
 """
 
+import atexit
+import functools
 import importlib.util
 import os
+import shutil
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +29,7 @@ from pacs_core.model import Level
 log = structlog.get_logger(__name__)
 
 _BATCH = 500  # rows fetched at a time
+_OPENING_PATIENCE = 20  # seconds; nothing bounds the first answer of a server that has accepted the connection
 
 # Rows of one insert that go into the catalog instead of a Parquet file of their own. Measured: a file costs 20 ms
 # however many rows it has, an inlined row 0.6 ms.
@@ -43,13 +48,12 @@ class Engine:
 
 def open_duckdb(engine: Engine) -> duckdb.DuckDBPyConnection:
     """An empty instance in memory that can attach the lake. IndexUnavailable if an extension is missing."""
-    spill = Path(tempfile.gettempdir()) / f"pacs-duckdb-{os.getpid()}"
     connection = duckdb.connect(
         ":memory:",
         config={
             "threads": engine.threads,
             "memory_limit": engine.memory_limit,
-            "temp_directory": str(spill),
+            "temp_directory": str(Path(_spill_root(os.getpid())) / uuid.uuid4().hex),
             "autoinstall_known_extensions": False,
             "python_enable_replacements": False,
         },
@@ -63,6 +67,23 @@ def open_duckdb(engine: Engine) -> duckdb.DuckDBPyConnection:
         connection.close()
         raise IndexUnavailable("DuckDB's extensions ducklake and postgres_scanner cannot be loaded") from exc
     return connection
+
+
+@functools.cache
+def _spill_root(pid: int) -> str:
+    """A directory of this process alone, removed at its end, below which each instance of DuckDB has one to spill to.
+
+    Instances never share one, or each writes over what the other has spilled. DuckDB makes an instance's directory when
+    it first spills, and removes it with the instance.
+    """
+    root = tempfile.mkdtemp(prefix=f"pacs-duckdb-{pid}-")  # for its owner only
+    atexit.register(_remove_spill_root, pid, root)
+    return root
+
+
+def _remove_spill_root(pid: int, root: str) -> None:
+    if os.getpid() == pid:  # not from a fork
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
@@ -181,7 +202,8 @@ class LakeReader:
         self._catalog = CatalogURL.parse(catalog_url)
         self._data_path = data_path
         self._engine = engine or Engine()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # for who is the instance, never held for long
+        self._opening = threading.Lock()
         self._instance: duckdb.DuckDBPyConnection | None = None
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
@@ -219,10 +241,20 @@ class LakeReader:
         raise AssertionError
 
     def _cursor(self) -> tuple[duckdb.DuckDBPyConnection, duckdb.DuckDBPyConnection]:
-        with self._lock:
-            if self._instance is None:
-                self._instance = self._open()
-            return self._instance, self._instance.cursor()
+        instance = self._instance or self._opened()
+        return instance, instance.cursor()
+
+    def _opened(self) -> duckdb.DuckDBPyConnection:
+        """The instance, once one thread has opened it: a server that hangs must not take every other thread with it."""
+        if not self._opening.acquire(timeout=_OPENING_PATIENCE):
+            raise IndexUnavailable(f"PostgreSQL has not answered for {_OPENING_PATIENCE} s")
+        try:
+            instance = self._instance or self._open()
+            with self._lock:
+                self._instance = instance
+        finally:
+            self._opening.release()
+        return instance
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         instance = open_duckdb(self._engine)

@@ -11,8 +11,9 @@ import pytest
 
 from pacs_core.dicom.patterns import fold
 from pacs_core.errors import ConfigurationError, IndexUnavailable
+from pacs_core.index import lake
 from pacs_core.index.commit import LakeIndexWriter
-from pacs_core.index.lake import LakeReader, prepare_index
+from pacs_core.index.lake import Engine, LakeReader, open_duckdb, prepare_index
 from pacs_core.index.postgres import Database
 from tests.support.catalog import Catalogs
 from tests.support.records import record
@@ -23,6 +24,12 @@ import sys
 import unicodedata
 from pacs_core.index.lake import LakeReader
 print(next(LakeReader(sys.argv[1], sys.argv[2]).rows("SELECT count(*) FROM lake.instance"))[0])
+"""
+
+SPILL = """
+from pacs_core.index.lake import Engine, open_duckdb
+connection = open_duckdb(Engine())
+print(connection.execute("SELECT current_setting('temp_directory')").fetchone()[0])
 """
 
 
@@ -82,6 +89,43 @@ def test_postgres_killed_in_the_middle_of_a_query_neither_hangs_nor_crashes_it(n
     finally:
         catalogs.start()
     assert list(reader.rows("SELECT count(*) FROM lake.instance")) == [(0,)]
+    reader.close()
+
+
+def spill_directory(connection: duckdb.DuckDBPyConnection) -> Path:
+    row = connection.execute("SELECT current_setting('temp_directory')").fetchone()
+    assert row is not None
+    return Path(row[0])
+
+
+def test_each_instance_spills_to_a_directory_of_its_own_that_goes_with_it() -> None:
+    instances = [open_duckdb(Engine(threads=1, memory_limit="40MB")) for _ in range(2)]
+    spills = [spill_directory(instance) for instance in instances]
+    assert spills[0] != spills[1]
+    assert spills[0].parent.stat().st_mode & 0o077 == 0
+    for instance in instances:
+        rows = instance.execute("SELECT i, hash(i)::VARCHAR FROM range(3000000) t(i) ORDER BY hash(i)")
+        rows.fetchmany(1)
+    assert all(list(spill.iterdir()) for spill in spills)
+    for instance in instances:
+        instance.close()
+    assert not any(spill.exists() for spill in spills)
+
+
+def test_a_process_leaves_no_directory_to_spill_to_behind() -> None:
+    spill = subprocess.run([sys.executable, "-c", SPILL], stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout.strip()
+    assert spill
+    assert not Path(spill).parent.exists()
+
+
+def test_a_thread_that_hangs_while_it_connects_holds_up_no_other_for_long(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lake, "_OPENING_PATIENCE", 0.1)
+    reader = LakeReader(place.catalog_url, place.data_path)
+    with reader._opening:  # as the thread that hangs
+        with pytest.raises(IndexUnavailable):
+            list(reader.rows("SELECT 1"))
+        reader.close()
+    assert list(reader.rows("SELECT 1")) == [(1,)]
     reader.close()
 
 
