@@ -73,6 +73,8 @@ class LakeIndexWriter:
         records = [_cleaned(record) for record in records]
         with self._committing() as (session, lake):
             plan = plan_keys(records, read_keys(session, {record.SOPInstanceUID for record in records}))
+            for held in plan.damaged:
+                log.error("stored_object_damaged", SOPInstanceUID=held.SOPInstanceUID, tier=held.tier, sha256=held.sha256)
             if plan.added or plan.changed:
                 write_keys(session, plan)
             missing, stale = _compare(lake, plan)

@@ -53,6 +53,7 @@ class KeyPlan:
         repeated: how many records had been committed before, or earlier in the batch.
         superseded: the objects that gave way, now or when a repeated record was first committed.
         conflicting: records whose SOPInstanceUID another object holds.
+        damaged: objects that keep their key, and of which a record says that their bytes have changed since.
     """
 
     added: tuple[InstanceRecord, ...]
@@ -63,18 +64,23 @@ class KeyPlan:
     repeated: int
     superseded: tuple[StoredObject, ...]
     conflicting: tuple[InstanceRecord, ...]
+    damaged: tuple[StoredObject, ...]
 
 
 def plan_keys(records: Sequence[InstanceRecord], held: HeldKeys) -> KeyPlan:
     """Apply the records in order. A record replaces the holder if it may, or if it is at the holder's own path.
 
-    A replayed record that has had its time is recognised by its reception, so that it never takes its key back.
+    Only what was received later replaces: records of several processes can come in another order than they arrived.
+    A replayed record that has had its time is recognised by its reception, so that it never takes its key back; and
+    a record that tells of the holder's own reception with another digest was made from a damaged object.
     """
     current = dict(held.current)
     earlier = defaultdict(list, {uid: list(objects) for uid, objects in held.superseded.items()})
     winners: dict[UID, InstanceRecord] = {}
     retired: list[HeldObject] = []
     conflicting: list[InstanceRecord] = []
+    damaged: list[StoredObject] = []
+    gone: list[HeldObject] = []
     repeated = 0
     for record in records:
         uid, incoming = record.SOPInstanceUID, held_object(record)
@@ -83,12 +89,18 @@ def plan_keys(records: Sequence[InstanceRecord], held: HeldKeys) -> KeyPlan:
             current[uid], winners[uid] = incoming, record
         elif holder.is_same_object(incoming):
             winners.setdefault(uid, record)
+            gone += _displaced_by(incoming, earlier[uid])
             repeated += 1
         elif any(incoming.is_same_reception(former) for former in earlier[uid]):
+            gone += _displaced_by(incoming, earlier[uid])
             repeated += 1
-        elif record.replaces or holder.object.path == incoming.object.path:
+        elif holder.is_same_reception(incoming):
+            damaged.append(holder.object)
+            repeated += 1
+        elif (record.replaces or holder.object.path == incoming.object.path) and holder.received_at <= incoming.received_at:
             earlier[uid].append(holder)
             retired.append(holder)
+            gone.append(holder)
             current[uid], winners[uid] = incoming, record
         else:
             conflicting.append(record)
@@ -100,15 +112,23 @@ def plan_keys(records: Sequence[InstanceRecord], held: HeldKeys) -> KeyPlan:
         winners=winners,
         unsure=frozenset(winners.keys() & held.current.keys()),
         repeated=repeated,
-        superseded=_gone(earlier, current),
+        superseded=_out_of_use(gone, current),
         conflicting=tuple(conflicting),
+        damaged=tuple(dict.fromkeys(damaged)),
     )
 
 
-def _gone(earlier: Mapping[UID, Iterable[HeldObject]], current: Mapping[UID, HeldObject]) -> tuple[StoredObject, ...]:
+def _displaced_by(incoming: HeldObject, formers: Iterable[HeldObject]) -> list[HeldObject]:
+    """Who gave way to a reception when it was first committed: the last of those before it."""
+    before = [former for former in formers if former.received_at <= incoming.received_at and not incoming.is_same_reception(former)]
+    latest = max((former.received_at for former in before), default=None)
+    return [former for former in before if former.received_at == latest]
+
+
+def _out_of_use(gone: Iterable[HeldObject], current: Mapping[UID, HeldObject]) -> tuple[StoredObject, ...]:
     """Former objects, the ones at a path that is in use left out: they have been written over in place."""
-    former = (held.object for objects in earlier.values() for held in objects)
-    return tuple(dict.fromkeys(gone for gone in former if gone.path != current[gone.SOPInstanceUID].object.path))
+    former = dict.fromkeys(held.object for held in gone)
+    return tuple(each for each in former if each.path != current[each.SOPInstanceUID].object.path)
 
 
 def held_object(record: InstanceRecord) -> HeldObject:

@@ -18,7 +18,7 @@ def replacement(number: int, *, path: str, minutes: int) -> InstanceRecord:
 
 
 def held(*records: InstanceRecord, before: tuple[InstanceRecord, ...] = ()) -> HeldKeys:
-    former = {item.SOPInstanceUID: [held_object(item)] for item in before}
+    former = {item.SOPInstanceUID: [held_object(each) for each in before if each.SOPInstanceUID == item.SOPInstanceUID] for item in before}
     return HeldKeys({item.SOPInstanceUID: held_object(item) for item in records}, former)
 
 
@@ -88,3 +88,39 @@ def test_an_object_written_anew_at_its_own_path_refreshes_the_row() -> None:
     plan = plan_keys([restored], held(record(1)))
     assert plan.changed == (restored,)
     assert plan.superseded == ()
+
+
+def test_a_damaged_object_never_becomes_what_the_index_vouches_for() -> None:
+    """A duplicate arrives, and a record is made from the object that is held, which has rotted."""
+    rotten = record(1, sha256="f" * 64, size=7)
+    for damaged in (rotten, record(1, sha256="f" * 64, size=7, replaces=True)):
+        plan = plan_keys([damaged], held(record(1)))
+        assert (plan.added, plan.changed, plan.winners, plan.superseded, plan.conflicting) == ((), (), {}, (), ())
+        assert plan.damaged == (held_object(record(1)).object,)
+    assert plan_keys([record(1), rotten], NOTHING).added == (record(1),)
+
+
+def test_a_replacement_that_was_received_before_the_holder_does_not_beat_it() -> None:
+    early = replacement(1, path="early.dcm", minutes=1)
+    late = replacement(1, path="late.dcm", minutes=2)
+    for plan in (plan_keys([early], held(late)), plan_keys([late, early], NOTHING)):
+        assert plan.conflicting == (early,)
+        assert plan.superseded == ()
+    assert plan_keys([late, early], NOTHING).added == (late,)
+
+
+def test_a_stale_record_of_the_holders_path_does_not_refresh_its_row() -> None:
+    restored = record(1, sha256="f" * 64, origin=later(1))
+    plan = plan_keys([record(1)], held(restored))
+    assert (plan.changed, plan.superseded) == ((), ())
+
+
+def test_each_record_names_only_who_gave_way_to_it() -> None:
+    second = replacement(1, path="second.dcm", minutes=1)
+    third = replacement(1, path="third.dcm", minutes=2)
+    fourth = replacement(1, path="fourth.dcm", minutes=3)
+    everything = held(third, before=(record(1), second))
+    assert plan_keys([third], everything).superseded == (held_object(second).object,)
+    assert plan_keys([second], everything).superseded == (held_object(record(1)).object,)
+    assert plan_keys([fourth], everything).superseded == (held_object(third).object,)
+    assert plan_keys([record(1, path="elsewhere.dcm")], everything).superseded == ()
