@@ -8,6 +8,7 @@
     │   ├── DataSetMismatch         readable, but contradicts the command or lacks what its SOP class needs
     │   ├── DuplicateInstance       the SOP instance is held already and the policy is `reject`
     │   ├── InvalidIdentifier       a query or retrieve identifier that cannot be answered
+    │   ├── NotIndexable            it has a value that neither PostgreSQL nor the lake can hold
     │   ├── UnknownDestination      a C-MOVE destination that is no peer
     │   └── NotFound                nothing is held under that name
     ├── UnavailableError            ours is at fault for now; the same may succeed later
@@ -76,6 +77,12 @@ class InvalidIdentifier(RequestError):
     """A C-FIND, C-MOVE or C-GET identifier that cannot be answered. A900: does not match SOP class."""
 
     dimse_status = 0xA900
+
+
+class NotIndexable(RequestError):
+    """An instance with a value that neither PostgreSQL nor the lake can hold. C000: cannot understand."""
+
+    http_status = 409
 
 
 class UnknownDestination(RequestError):

@@ -12,7 +12,7 @@ from pacs_core import wiring
 from pacs_core.archive import verification
 from pacs_core.archive.verification import KnownPaths, ShardReport
 from pacs_core.index.reader import Shard
-from pacs_core.model import UID
+from pacs_core.model import UID, StoredObject
 from pacs_core.settings import load_settings
 from tasks.policy import RETRIES
 
@@ -41,7 +41,8 @@ def verify_shard(number: int, shard: Shard, sample_percent: float) -> ShardRepor
     chosen = {each.SOPInstanceUID for each in objects if random.uniform(0, 100) < sample_percent}  # noqa: S311 - no secret
     report = verification.verify_shard(stores, [each for each in objects if each.SOPInstanceUID in chosen])
     report += verification.check_presence(stores, [each for each in objects if each.SOPInstanceUID not in chosen])
-    _remember(report.intact)
+    intact = frozenset(report.intact)
+    _remember([each for each in objects if each.SOPInstanceUID in intact])
     return report.without_intact()
 
 
@@ -67,7 +68,7 @@ def tiers() -> Sequence[str]:
     return list(load_settings().tiers)
 
 
-def _remember(intact: Sequence[UID]) -> None:
+def _remember(intact: Sequence[StoredObject]) -> None:
     if intact:
         with closing(wiring.index_writer(load_settings())) as writer:
             writer.mark_verified(intact, datetime.now(UTC))

@@ -22,23 +22,23 @@ from dataclasses import replace
 from datetime import datetime
 
 import duckdb
+import pyarrow as pa
 import structlog
 
-from pacs_core.errors import IndexUnavailable
+from pacs_core.errors import IndexUnavailable, NotIndexable
 from pacs_core.index.durability import DataFiles
 from pacs_core.index.keys import KeyPlan, plan_keys, read_keys, write_keys
 from pacs_core.index.lake import Engine, attach_lake, open_duckdb
 from pacs_core.index.maintenance import Maintenance
 from pacs_core.index.postgres import CatalogURL, Session
 from pacs_core.index.schema import KEYS, arrow_table, clean, entity_key
-from pacs_core.model import UID, InstanceRecord, Level
+from pacs_core.model import UID, InstanceRecord, Level, StoredObject
 from pacs_core.ports import CommitResult
 
 log = structlog.get_logger(__name__)
 
 # An arbitrary number that means "commits to this index" to every version of this program.
 _COMMIT_LOCK = 0x70616373_00000002
-_LOCK_TIMEOUT = 20_000  # milliseconds
 _TERMINATION_TIMEOUT = 10_000  # milliseconds
 
 _KNOWN_ENTITIES = 50_000  # patients, studies and series that this process remembers to be in the lake
@@ -88,13 +88,15 @@ class LakeIndexWriter:
             conflicting=plan.conflicting,
         )
 
-    def mark_verified(self, uids: Iterable[UID], when: datetime) -> None:
-        """Set `verified_at` of instances. Idempotent; UIDs that are not indexed are ignored."""
+    def mark_verified(self, objects: Iterable[StoredObject], when: datetime) -> None:
+        """Set `verified_at` of instances. Idempotent; objects that the index does not, or no longer, name are ignored."""
+        read = list(objects)
         with self._committing() as (session, lake):
             with self._files.transaction(lake):
                 lake.execute(
-                    "UPDATE lake.instance SET verified_at = ? WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))",
-                    [when, [clean(uid) for uid in uids]],
+                    "UPDATE lake.instance SET verified_at = ? WHERE (SOPInstanceUID, sha256) IN"
+                    " (SELECT (unnest(?::VARCHAR[]), unnest(?::VARCHAR[])))",
+                    [when, [clean(each.SOPInstanceUID) for each in read], [each.sha256 for each in read]],
                 )
             self._maintain(session, lake)
 
@@ -118,9 +120,17 @@ class LakeIndexWriter:
                 self._take_over(session)
                 yield session, lake
                 session.run("SELECT pg_advisory_unlock(:lock)", lock=_COMMIT_LOCK)
-            except (duckdb.Error, OSError) as exc:
+            except (duckdb.DataError, pa.ArrowException) as exc:
                 self._disconnect()
-                raise IndexUnavailable("the index did not take a commit") from exc
+                if isinstance(exc, pa.ArrowMemoryError):
+                    raise IndexUnavailable("there is not enough memory for a commit") from None
+                raise NotIndexable(f"the lake does not take a value ({type(exc).__name__})") from None
+            except duckdb.Error as exc:  # not as the cause: its message quotes the statement, and with it patients
+                self._disconnect()
+                raise IndexUnavailable(f"the index did not take a commit ({type(exc).__name__})") from None
+            except OSError as exc:
+                self._disconnect()
+                raise IndexUnavailable("the index's files cannot be written") from exc
             except BaseException:
                 self._disconnect()
                 raise
@@ -129,7 +139,6 @@ class LakeIndexWriter:
         """Wait for our turn among all committers."""
         if self._session is None:
             self._session = Session(self._catalog, application_name="pacs-index")
-            self._session.run(f"SET lock_timeout = {_LOCK_TIMEOUT}")
         self._session.run("SELECT pg_advisory_lock(:lock)", lock=_COMMIT_LOCK)
         return self._session
 
@@ -180,6 +189,7 @@ class LakeIndexWriter:
 
     def _disconnect(self) -> None:
         self._drop_lake()
+        self._known = _KnownEntities()  # the index that answers next may be another, or an older one restored
         session, self._session = self._session, None
         if session is not None:
             session.close()

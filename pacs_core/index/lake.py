@@ -213,8 +213,8 @@ class LakeReader:
             while batch:
                 yield from batch
                 batch = cursor.fetchmany(_BATCH)
-        except duckdb.Error as exc:
-            raise IndexUnavailable("the index broke off a query") from exc
+        except duckdb.Error as exc:  # not as the cause: its message quotes the statement, and with it patients
+            raise IndexUnavailable(f"the index broke off a query ({type(exc).__name__})") from None
         finally:
             cursor.close()
 
@@ -236,7 +236,7 @@ class LakeReader:
             except duckdb.Error as exc:
                 self._discard(instance)
                 if attempt == 2:
-                    raise IndexUnavailable("the index does not answer") from exc
+                    raise IndexUnavailable(f"the index does not answer ({type(exc).__name__})") from None
                 log.warning("index_reopened")
         raise AssertionError
 

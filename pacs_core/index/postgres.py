@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pg8000.exceptions import Error as DriverError
 from pg8000.native import Connection
 
-from pacs_core.errors import ConfigurationError, IndexUnavailable
+from pacs_core.errors import ConfigurationError, IndexUnavailable, NotIndexable, PacsError
 
 Row = list[Any]
 
@@ -22,6 +22,13 @@ _SSL_MODES = ("disable", "prefer", "require", "verify-full")
 _CONNECT_TIMEOUT = 5  # seconds
 # Seconds without progress after which a peer that vanished silently counts as dead.
 _DEAD_AFTER = 20
+_LOCK_TIMEOUT = 20_000  # milliseconds
+# The journal forgets what PostgreSQL has committed, so a server that is set up to lose commits must not.
+_SESSION_SETTINGS = {"synchronous_commit": "on", "lock_timeout": str(_LOCK_TIMEOUT)}
+
+# SQLSTATE classes of what no repetition mends: data exception, integrity violation, program limit exceeded.
+_UNFIT = ("22", "23", "54")
+_UNIQUE_VIOLATION = "23505"  # somebody was faster; repeated, it is seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +89,10 @@ class CatalogURL:
             "keepalives_interval": "5",
             "tcp_user_timeout": str(_DEAD_AFTER * 1000),
         }
+        options = dict(_SESSION_SETTINGS)
         if read_only:
-            parameters["options"] = "-c default_transaction_read_only=on"
+            options["default_transaction_read_only"] = "on"
+        parameters["options"] = " ".join(f"-c {name}={value}" for name, value in options.items())
         return " ".join(f"{name}={_quote(value)}" for name, value in parameters.items())
 
 
@@ -115,12 +124,27 @@ class Session:
                 sock.close()
             raise IndexUnavailable("PostgreSQL cannot be reached") from exc
         self._socket = sock
+        try:
+            for name, value in _SESSION_SETTINGS.items():
+                self.run(f"SET {name} = '{value}'")
+        except PacsError:
+            self.close()
+            raise
 
     def run(self, sql: str, **parameters: object) -> Sequence[Row]:
-        """One statement, with `:name` for each parameter; the rows it returns."""
+        """One statement, with `:name` for each parameter; the rows it returns.
+
+        NotIndexable for values that PostgreSQL does not take, IndexUnavailable for everything else. Neither has the
+        driver's error as its cause: that quotes values.
+        """
         try:
             return self._connection.run(sql, **parameters) or ()
-        except (DriverError, OSError) as exc:
+        except DriverError as exc:
+            state = _sqlstate(exc)
+            if state.startswith(_UNFIT) and state != _UNIQUE_VIOLATION:
+                raise NotIndexable(f"PostgreSQL does not take a value (SQLSTATE {state})") from None
+            raise IndexUnavailable(f"PostgreSQL did not complete a statement (SQLSTATE {state or 'unknown'})") from None
+        except OSError as exc:
             raise IndexUnavailable("PostgreSQL did not complete a statement") from exc
 
     @contextmanager
@@ -130,7 +154,7 @@ class Session:
         try:
             yield
         except BaseException:
-            with suppress(IndexUnavailable):
+            with suppress(PacsError):
                 self.run("ROLLBACK")
             raise
         self.run("COMMIT")
@@ -142,6 +166,12 @@ class Session:
         # After a broken flush the driver's file object keeps the socket open, which then closes only when collected.
         if (descriptor := self._socket.detach()) >= 0:
             os.close(descriptor)
+
+
+def _sqlstate(error: DriverError) -> str:
+    """The code of an error of the server; empty for one of the driver's own."""
+    fields = error.args[0] if error.args else None
+    return str(fields.get("C", "")) if isinstance(fields, dict) else ""
 
 
 def _connect(url: CatalogURL) -> socket.socket:
@@ -207,12 +237,16 @@ class Database:
                 break
             try:
                 session.run("BEGIN")
-            except IndexUnavailable:
+            except PacsError:
                 session.close()
             else:
                 return session
         session = Session(self._url, application_name="pacs", timeout=self._timeout)
-        session.run("BEGIN")
+        try:
+            session.run("BEGIN")
+        except PacsError:
+            session.close()
+            raise
         return session
 
     def _keep(self, session: Session) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pacs_core.errors import IndexUnavailable
+from pacs_core.errors import IndexUnavailable, NotIndexable
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.keys import held_object
 from pacs_core.index.lake import LakeReader
@@ -123,7 +124,8 @@ def test_large_and_small_commits_are_flushed_and_merged_into_the_same_rows(place
 def test_verification_is_remembered_per_instance(place: Place, writer: LakeIndexWriter) -> None:
     writer.commit([record(1), record(2)])
     when = datetime(2025, 1, 1, tzinfo=UTC)
-    writer.mark_verified([record(1).SOPInstanceUID, UID("9.9.9")], when)
+    replaced_meanwhile = held_object(record(2, sha256="e" * 64)).object
+    writer.mark_verified([held_object(record(1)).object, held_object(record(9)).object, replaced_meanwhile], when)
     found = rows(place, "SELECT SOPInstanceUID, epoch(verified_at) FROM lake.instance ORDER BY 1")
     assert found == [("1.1.1.1", when.timestamp()), ("1.1.1.2", None)]
 
@@ -139,6 +141,44 @@ def test_committers_that_work_at_once_index_everything_once(place: Place) -> Non
             writer.close()
     assert rows(place, "SELECT count(*), count(DISTINCT SOPInstanceUID) FROM lake.instance") == [(28, 28)]
     assert rows(place, "SELECT count(*) FROM lake.patient") == [(1,)]
+
+
+def test_a_value_that_the_index_cannot_hold_is_told_from_an_outage(writer: LakeIndexWriter, reader: LakeIndexReader) -> None:
+    writer.commit([record(1)])
+    with pytest.raises(NotIndexable) as raised:
+        writer.commit([record(2, size=2**70)])
+    assert not raised.value.retryable
+    writer.commit([record(5)])
+    assert reader.counts().instances == 2
+
+
+def test_nothing_that_a_statement_quotes_is_shown_with_the_error(writer: LakeIndexWriter) -> None:
+    name = "^".join(("Doe", "Jane"))
+    with pytest.raises(IndexUnavailable) as raised, writer._committing() as (_, lake):
+        lake.execute(f"INSERT INTO lake.nowhere VALUES ('{name}')")
+    assert name not in "".join(traceback.format_exception(raised.value))
+
+
+def test_what_is_known_to_be_indexed_does_not_outlive_the_connection(place: Place, writer: LakeIndexWriter) -> None:
+    writer.commit([record(1)])
+    writer._lake.execute("DELETE FROM lake.study")  # type: ignore[union-attr] # as if an older index were restored
+    writer.close()
+    writer.commit([record(2)])
+    assert rows(place, "SELECT count(*) FROM lake.study") == [(1,)]
+
+
+def test_the_lake_commits_durably_whatever_the_server_is_set_to(place: Place) -> None:
+    database = Database(place.catalog_url)
+    with database.transaction() as session:
+        name = session.run("SELECT current_database()")[0][0]
+        session.run(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    database.close()
+    fresh = LakeIndexWriter(place.catalog_url, place.data_path)
+    with fresh._committing() as (session, lake):
+        assert session.run("SHOW synchronous_commit") == [["on"]]
+        shown = "SELECT * FROM postgres_query('__ducklake_metadata_lake', 'SELECT current_setting(''synchronous_commit'') AS value')"
+        assert lake.execute(shown).fetchall() == [("on",)]
+    fresh.close()
 
 
 def take_over(place: Place) -> None:

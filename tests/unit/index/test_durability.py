@@ -10,6 +10,7 @@ import pytest
 from pacs_core.errors import IndexUnavailable
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.durability import DataFiles
+from pacs_core.index.keys import held_object
 from tests.support.records import record
 from tests.unit.index.conftest import Place
 
@@ -55,7 +56,7 @@ def test_every_file_and_its_directory_is_synced_before_the_commit_that_names_it(
     for turn in range(34):  # enough to be merged
         writer.commit([record(turn * 60 + number) for number in range(60)])
     writer.commit([record(9000)])
-    writer.mark_verified([record(9000).SOPInstanceUID], datetime.now(UTC))
+    writer.mark_verified([held_object(record(9000)).object], datetime.now(UTC))
     before = watched.commits
     writer.flush()
     assert watched.commits >= before + 2  # flushed and merged
