@@ -114,6 +114,7 @@ class _Background:
         self._settings = settings
         self._committer = committer(settings)
         self._stopping = threading.Event()
+        self._told = False
         self._thread = threading.Thread(target=self._run, name="background", daemon=True)
 
     def __enter__(self) -> Self:
@@ -145,7 +146,9 @@ class _Background:
             if not self._stopping.is_set():
                 self._committer.start()
         except UnavailableError as exc:
-            log.warning("index_not_ready", reason=str(exc))
+            if not self._told:  # once, however long it takes
+                log.warning("index_not_ready", reason=str(exc))
+            self._told = True
             self._stopping.wait(_PREPARE_AGAIN)
         except Exception:
             log.exception("index_preparation_crashed")

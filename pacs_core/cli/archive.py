@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from pacs_core import supervisor, wiring
 from pacs_core.archive.importing import Verdict, count_files
 from pacs_core.cli import output
 from pacs_core.cli.errors import Failed
+from pacs_core.cli.stopping import serve_until_signalled
 from pacs_core.errors import UnavailableError
 from pacs_core.index.reader import IndexCounts, TierCounts
 from pacs_core.settings import Settings, load_settings
@@ -28,11 +28,9 @@ def listen(home: Path | None) -> None:
     telemetry.configure(settings.log_level)
     prepare_home(settings.home)
     with wiring.listener(settings) as listener:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: listener.stop())
         listener.bind()
         _tell_ready()
-        listener.serve()
+        serve_until_signalled(listener.serve, listener.stop)
 
 
 def status(home: Path | None, form: str) -> None:
