@@ -3,6 +3,12 @@
 Importing the server takes seconds; so it is started at once and waits here while PostgreSQL is initialised.
 """
 
+# ruff: noqa: E402 - the collector is off before the imports
+
+import gc
+
+gc.disable()  # importing Prefect makes objects by the hundred thousand and no garbage: looking for some took a sixth of the start
+
 import asyncio
 import contextlib
 import socket
@@ -60,6 +66,8 @@ def main() -> None:
     assert server.database.connection_url is not None
     url = server.database.connection_url.get_secret_value()
     app = create_app(final=True)
+    gc.freeze()  # what was imported stays
+    gc.enable()
     if url.startswith("postgresql"):
         asyncio.run(_wait_for_database(url))
     with contextlib.suppress(KeyboardInterrupt):
