@@ -1,11 +1,11 @@
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pacs_core.errors import ConfigurationError, IndexUnavailable
-from pacs_core.index.postgres import CatalogURL, Database, Session
+from pacs_core.index.postgres import CatalogURL, Database, Row, Session
 from tests.support.catalog import Catalogs
 from tests.unit.index.conftest import Place, kill_postgres
 
@@ -80,3 +80,21 @@ def test_idle_sessions_that_died_with_the_server_are_replaced_unnoticed(new_plac
     with database.transaction() as session:
         assert session.run("SELECT 1") == [[1]]
     database.close()
+
+
+def test_a_fresh_session_that_cannot_begin_is_closed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Session] = []
+    run, close = Session.run, Session.close
+
+    def cannot_begin(self: Session, sql: str, **parameters: object) -> Sequence[Row]:
+        return run(self, "SELECT nonsense" if sql == "BEGIN" else sql, **parameters)
+
+    def spy(self: Session) -> None:
+        closed.append(self)
+        close(self)
+
+    monkeypatch.setattr(Session, "run", cannot_begin)
+    monkeypatch.setattr(Session, "close", spy)
+    with pytest.raises(IndexUnavailable), database.transaction():
+        pass
+    assert len(closed) == 1
