@@ -153,7 +153,7 @@ def test_a_value_that_the_index_cannot_hold_is_told_from_an_outage(writer: LakeI
 
 
 def test_nothing_that_a_statement_quotes_is_shown_with_the_error(writer: LakeIndexWriter) -> None:
-    name = record(1).header["PatientName"]
+    name = str(record(1).header["PatientName"])
     with pytest.raises(IndexUnavailable) as raised, writer._committing() as (_, lake):
         lake.execute(f"INSERT INTO lake.nowhere VALUES ('{name}')")
     assert name not in "".join(traceback.format_exception(raised.value))
