@@ -271,5 +271,7 @@ def _record_of_holder(holder: Path, arrived: InstanceRecord) -> InstanceRecord:
         scanned = scan_file(file, transfer_syntax=meta.TransferSyntaxUID, data_offset=meta.data_offset)
     if scanned.SOPInstanceUID != arrived.SOPInstanceUID:
         raise ChecksumMismatch(f"the object that holds {arrived.path} is damaged: it names another instance")
-    request = StoreRequest(UID(scanned.SOPClassUID), arrived.SOPInstanceUID, UID(meta.TransferSyntaxUID), meta.origin or arrived.origin)
+    if meta.origin is None:  # every object of ours says where it came from
+        raise ChecksumMismatch(f"the object that holds {arrived.path} is damaged: it does not say where it came from")
+    request = StoreRequest(UID(scanned.SOPClassUID), arrived.SOPInstanceUID, UID(meta.TransferSyntaxUID), meta.origin)
     return _record(request, scanned, tier=arrived.tier, path=arrived.path, size=size, sha256=sha256, replaces=False)

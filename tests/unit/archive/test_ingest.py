@@ -299,7 +299,7 @@ def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path,
     assert len(home.files()) <= len(records) + 1  # one may have been named and not journalled
 
 
-@pytest.mark.parametrize(("old", "new"), [(b"DICM", b"DIXM"), (b"1.2.3.4\0", b"1.2.3.9\0")])
+@pytest.mark.parametrize(("old", "new"), [(b"DICM", b"DIXM"), (b"1.2.3.4\0", b"1.2.3.9\0"), (b"received_at", b"rexeived_at")])
 @pytest.mark.parametrize("policy", [Duplicates.KEEP_FIRST, Duplicates.REJECT])
 def test_a_damaged_object_gives_way_to_an_intact_arrival(tmp_path: Path, policy: Duplicates, old: bytes, new: bytes) -> None:
     home = Home(tmp_path, duplicates=policy)
