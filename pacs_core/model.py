@@ -97,6 +97,21 @@ class StoreRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredObject:
+    """Where an instance is and what it must hash to."""
+
+    SOPInstanceUID: UID
+    SOPClassUID: UID
+    TransferSyntaxUID: UID
+    SeriesInstanceUID: UID
+    StudyInstanceUID: UID
+    tier: str
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceRecord:
     """One stored instance, as journalled and indexed."""
 
@@ -113,20 +128,20 @@ class InstanceRecord:
     origin: Origin
     replaces: bool = False  # the policy was `replace`: an older object of this SOPInstanceUID gives way
 
-
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """Where an instance is and what it must hash to."""
-
-    SOPInstanceUID: UID
-    SOPClassUID: UID
-    TransferSyntaxUID: UID
-    SeriesInstanceUID: UID
-    StudyInstanceUID: UID
-    tier: str
-    path: str
-    size: int
-    sha256: str
+    @property
+    def object(self) -> StoredObject:
+        """Where the instance is, without what it says."""
+        return StoredObject(
+            SOPInstanceUID=self.SOPInstanceUID,
+            SOPClassUID=self.SOPClassUID,
+            TransferSyntaxUID=self.TransferSyntaxUID,
+            SeriesInstanceUID=self.SeriesInstanceUID,
+            StudyInstanceUID=self.StudyInstanceUID,
+            tier=self.tier,
+            path=self.path,
+            size=self.size,
+            sha256=self.sha256,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from prefect import task
 
 from pacs_core import wiring
 from pacs_core.archive import verification
+from pacs_core.archive.indexing import wait_until_committed
 from pacs_core.archive.verification import KnownPaths, ShardReport
 from pacs_core.index.reader import Shard
 from pacs_core.model import UID, StoredObject
@@ -52,7 +53,7 @@ def find_orphans(tier: str) -> ShardReport:
     settings = load_settings()
     arrived_before = time.time() - _ARRIVING
     with closing(wiring.journal(settings)) as journal:
-        verification.await_commit(journal, timeout=_JOURNAL_PATIENCE)
+        wait_until_committed(journal, _JOURNAL_PATIENCE)
     with closing(wiring.index_reader(settings)) as reader:
         known = KnownPaths(each.path for each in reader.stored_objects() if each.tier == tier)
     return verification.find_orphans(wiring.stores(settings)[tier], tier, known, arrived_before=arrived_before)

@@ -214,7 +214,7 @@ class _Settlement:
 
     def _settle_with(self, record: InstanceRecord, held: StoredObject) -> None:
         """The good one of two objects stays; of two good ones the one that is held. Only a proved copy is removed."""
-        damage = {(problem.tier, problem.path): problem for problem in verify_shard(self._stores, [held, _object(record)]).problems}
+        damage = {(problem.tier, problem.path): problem for problem in verify_shard(self._stores, [held, record.object]).problems}
         if (problem := damage.get((record.tier, record.path))) is not None:
             if problem.damage is not Damage.MISSING:
                 raise ChecksumMismatch(f"the object is damaged: {problem.detail}")
@@ -270,17 +270,3 @@ class _Settlement:
         if tier not in self._stores:
             raise StorageUnavailable(f"the index names tier {tier}, which is not configured")
         return self._stores[tier]
-
-
-def _object(record: InstanceRecord) -> StoredObject:
-    return StoredObject(
-        SOPInstanceUID=record.SOPInstanceUID,
-        SOPClassUID=record.SOPClassUID,
-        TransferSyntaxUID=record.TransferSyntaxUID,
-        SeriesInstanceUID=record.SeriesInstanceUID,
-        StudyInstanceUID=record.StudyInstanceUID,
-        tier=record.tier,
-        path=record.path,
-        size=record.size,
-        sha256=record.sha256,
-    )

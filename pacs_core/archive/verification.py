@@ -4,7 +4,6 @@ Knows nothing of flows: each function is one step over a batch, may be repeated,
 """
 
 import hashlib
-import time
 from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,9 +13,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pacs_core.errors import IndexUnavailable, ObjectMissing, StorageUnavailable
+from pacs_core.errors import ObjectMissing, StorageUnavailable
 from pacs_core.model import UID, StoredObject
-from pacs_core.ports import Journal, ObjectStore
+from pacs_core.ports import ObjectStore
 
 _BLOCK = 1024 * 1024
 _THREADS = 2  # hashing leaves the GIL; more threads than a worker has cores only add seeks
@@ -109,16 +108,6 @@ def check_presence(stores: Mapping[str, ObjectStore], objects: Sequence[StoredOb
         raise StorageUnavailable(f"the tier {', '.join(sorted(unknown))} is not configured")
     absent = [each for each in objects if not stores[each.tier].exists(each.path)]
     return ShardReport(problems=tuple(_problem(Damage.MISSING, each, "not on its tier") for each in absent), checked=len(objects))
-
-
-def await_commit(journal: Journal, *, timeout: float) -> None:
-    """Return once everything that is acknowledged now is in the index. IndexUnavailable after `timeout` seconds."""
-    mark = journal.mark()
-    deadline = time.monotonic() + timeout
-    while not journal.committed(mark):
-        if time.monotonic() > deadline:
-            raise IndexUnavailable(f"what was acknowledged is not in the index after {timeout:g} s")
-        time.sleep(0.1)
 
 
 class KnownPaths:

@@ -22,13 +22,13 @@ from pacs_core.dimse.fetching import FolderReceiver, storage_proposals
 from pacs_core.dimse.identifiers import header_of
 from pacs_core.dimse.information_models import Operation, sop_class
 from pacs_core.dimse.negotiation import Proposal
+from pacs_core.dimse.request_form import MAXIMUM_CONTEXTS
 from pacs_core.dimse.services.verification import VERIFICATION
 from pacs_core.errors import ConfigurationError, PacsError
 from pacs_core.model import AETitle, Peer
 from pacs_core.settings import check_ae_title, load_settings
 
 _UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
-_MAXIMUM_CONTEXTS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def get(to: Target, level: str, root: str, keys: Sequence[str], folder: Path) ->
     model = sop_class(root, Operation.GET)
     folder.mkdir(parents=True, exist_ok=True)
     receiver = FolderReceiver(folder)
-    with to.association([Proposal(model, _UNCOMPRESSED), *storage_proposals(_MAXIMUM_CONTEXTS - 1)]) as assoc:
+    with to.association([Proposal(model, _UNCOMPRESSED), *storage_proposals(MAXIMUM_CONTEXTS - 1)]) as assoc:
         _follow(client.get(assoc, model, _identifier(level, keys), receiver), "fetched")
 
 

@@ -24,7 +24,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 
 from pacs_core.dicom.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacs_core.dimse.connection import MAXIMUM_LENGTH, ProtocolViolation
-from pacs_core.dimse.request_form import normalised, with_reserved_fields_of
+from pacs_core.dimse.request_form import MAXIMUM_CONTEXTS, normalised, with_reserved_fields_of
 
 _PDU = TypeVar("_PDU", A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ)
 
@@ -143,8 +143,8 @@ def accept(request: bytes, policy: Acceptance) -> tuple[bytes, Agreement]:
 
 def request(calling_ae: str, called_ae: str, proposals: Sequence[Proposal], *, extended: Mapping[str, bytes] | None = None) -> bytes:
     """The A-ASSOCIATE-RQ of a requestor. At most 128 proposals (PS3.8 9.3.2.2: odd identifiers from 1 to 255)."""
-    if len(proposals) > 128:
-        raise ValueError(f"{len(proposals)} presentation contexts; an association has at most 128")
+    if len(proposals) > MAXIMUM_CONTEXTS:
+        raise ValueError(f"{len(proposals)} presentation contexts; an association has at most {MAXIMUM_CONTEXTS}")
     primitive = _primitive(calling_ae, called_ae)
     primitive.presentation_context_definition_list = [_propose(2 * i + 1, p) for i, p in enumerate(proposals)]
     primitive.user_information += [_role(uid, False, True) for uid in sorted({p.abstract_syntax for p in proposals if p.scp_role})]

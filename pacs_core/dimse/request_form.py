@@ -17,7 +17,7 @@ _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
 _USED_USER_ITEMS = (0x51, 0x52, 0x54, 0x55, 0x56)
 _VERSION_NAME = 0x55
 _LONGEST_VERSION_NAME, _LONGEST_UID = 16, 64
-_CONTEXTS = 128
+MAXIMUM_CONTEXTS = 128
 _TRANSFER_SYNTAXES = 256
 _NO_SYNTAX = b"0.0"  # stands for a UID that cannot be one: it is supported by nobody
 _NO_TITLE = b"-".ljust(16)
@@ -77,7 +77,7 @@ def _context(content: bytes, seen: set[int]) -> bytes:
         raise ProtocolViolation("a presentation context without an odd identifier of its own")
     seen.add(content[0])
     syntaxes = list(_items(content[4:]))
-    if len(seen) > _CONTEXTS or len(syntaxes) > _TRANSFER_SYNTAXES:
+    if len(seen) > MAXIMUM_CONTEXTS or len(syntaxes) > _TRANSFER_SYNTAXES:
         raise ProtocolViolation("more presentation contexts or transfer syntaxes than an association can have")
     body = b"".join(_item(kind, _uid(value)) for kind, value in syntaxes if kind in (_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX))
     return content[:4] + body

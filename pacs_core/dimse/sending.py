@@ -19,12 +19,12 @@ from pacs_core.dimse.client import Caller
 from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.connection import Aborted, AssociationEnded
 from pacs_core.dimse.negotiation import Context, Proposal
+from pacs_core.dimse.request_form import MAXIMUM_CONTEXTS
 from pacs_core.errors import ObjectMissing, PacsError, PeerUnavailable, StorageUnavailable
 from pacs_core.model import Peer
 
 EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 _FALLBACK = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
-_MAXIMUM_CONTEXTS = 128
 _MEDIUM_PRIORITY = 0
 _PROCESSING_FAILURE = 0x0110
 _FUTILE_ASSOCIATIONS = 3
@@ -72,7 +72,7 @@ def batches(instances: Sequence[S]) -> Iterator[tuple[list[Proposal], Sequence[S
     start, proposals = 0, dict[tuple[str, str], Proposal]()
     for index, instance in enumerate(instances):
         wanted = _proposals(instance)
-        if len(proposals.keys() | wanted.keys()) > _MAXIMUM_CONTEXTS:
+        if len(proposals.keys() | wanted.keys()) > MAXIMUM_CONTEXTS:
             yield list(proposals.values()), instances[start:index]
             start, proposals = index, {}
         proposals.update(wanted)

@@ -133,20 +133,7 @@ def _out_of_use(gone: Iterable[HeldObject], current: Mapping[UID, HeldObject]) -
 
 def held_object(record: InstanceRecord) -> HeldObject:
     """The record's object."""
-    return HeldObject(
-        StoredObject(
-            SOPInstanceUID=record.SOPInstanceUID,
-            SOPClassUID=record.SOPClassUID,
-            TransferSyntaxUID=record.TransferSyntaxUID,
-            SeriesInstanceUID=record.SeriesInstanceUID,
-            StudyInstanceUID=record.StudyInstanceUID,
-            tier=record.tier,
-            path=record.path,
-            size=record.size,
-            sha256=record.sha256,
-        ),
-        record.origin.received_at,
-    )
+    return HeldObject(record.object, record.origin.received_at)
 
 
 _COLUMNS = (

@@ -24,6 +24,7 @@ import structlog
 
 from pacs_core.errors import ConfigurationError, IndexUnavailable
 from pacs_core.settings import Settings
+from pacs_core.storage.files import fsync_directory
 
 log = structlog.get_logger(__name__)
 
@@ -190,13 +191,13 @@ class EmbeddedPostgres:
             return
         self._own_directory(self.data_dir)
         self._unfinished.touch()
-        _sync(self._unfinished.parent)  # or a half-made cluster would look whole after a power failure
+        fsync_directory(self._unfinished.parent)  # or a half-made cluster would look whole after a power failure
         self._initdb()
         self._mark_finished()
 
     def _mark_finished(self) -> None:
         self._unfinished.unlink()
-        _sync(self._unfinished.parent)
+        fsync_directory(self._unfinished.parent)
 
     def _initdb(self) -> None:
         command = [binary("initdb"), "-D", str(self.data_dir), "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8"]
@@ -276,15 +277,6 @@ class EmbeddedPostgres:
         if self.user is not None:
             _let_traverse(path)
             _let_traverse(Path(binary("postgres")))
-
-
-def _sync(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def run_as(user: str) -> dict[str, Any]:

@@ -21,13 +21,6 @@ from pacs_core.storage.uncommitted import JournalReader
 ORIGIN = Origin("CT1", "PACS", datetime(2024, 2, 29, tzinfo=UTC))
 
 
-def stored(record: InstanceRecord) -> StoredObject:
-    return StoredObject(
-        record.SOPInstanceUID, record.SOPClassUID, record.TransferSyntaxUID, record.SeriesInstanceUID, record.StudyInstanceUID, record.tier,
-        record.path, record.size, record.sha256,
-    )  # fmt: skip
-
-
 @dataclass
 class FakeIndex:
     """An index in memory that keeps ports.IndexWriter and ports.IndexReader.locate, and can be made to fail."""
@@ -56,7 +49,7 @@ class FakeIndex:
                 conflicting.append(record)
                 continue
             else:
-                superseded.append(stored(held))
+                superseded.append(held.object)
             self.rows[record.SOPInstanceUID] = record
         self.batches.append(len(records))
         return CommitResult(inserted, repeated, tuple(superseded), tuple(conflicting))
@@ -67,7 +60,7 @@ class FakeIndex:
     def locate(self, query: Query) -> Sequence[StoredObject]:
         uid = query.keys["SOPInstanceUID"]
         assert isinstance(uid, str)
-        return [stored(self.rows[uid])] if uid in self.rows else []
+        return [self.rows[uid].object] if uid in self.rows else []
 
 
 class Home:
@@ -356,5 +349,5 @@ def test_a_repeated_batch_does_not_remove_an_arrival_that_uses_the_name_of_what_
     again = home.append(1, content=b"third", replaces=True)
     assert again.path == first.path
     settlement = home.committer()._settlement
-    settlement.settle([], CommitResult(0, 2, (stored(first),), ()))
+    settlement.settle([], CommitResult(0, 2, (first.object,), ()))
     assert again.path in home.objects()

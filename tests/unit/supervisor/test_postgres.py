@@ -125,7 +125,7 @@ def test_a_cluster_that_was_used_is_never_removed(tmp_path: Path) -> None:
 def test_the_mark_of_a_half_made_cluster_is_durable_before_initdb_and_gone_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = EmbeddedPostgres(tmp_path / "postgres", tmp_path / "socket")
     synced: list[bool] = []
-    monkeypatch.setattr(postgres, "_sync", lambda _: synced.append((tmp_path / "postgres.initialising").exists()))
+    monkeypatch.setattr(postgres, "fsync_directory", lambda _: synced.append((tmp_path / "postgres.initialising").exists()))
     monkeypatch.setattr(EmbeddedPostgres, "_initdb", lambda _: synced.append(True))
     server.initialise()
     assert synced == [True, True, False]
