@@ -16,23 +16,29 @@ from pacs_core.model import Header, InstanceRecord, Peer, Query, StoredObject
 
 
 class Incoming(Protocol):
-    """A file of the landing tier that is being written. Not visible to anyone until placed.
+    """An object of the landing tier that is being written. Not visible to anyone until placed.
 
     Not thread-safe. Exactly one of `LandingStore.place`, `LandingStore.quarantine` and `discard` ends it; `discard`
     may be called at any time, also after the others, and then does nothing.
     """
 
-    path: Path
     size: int
 
+    @property
+    def content(self) -> bytearray | None:
+        """Everything written, where that is little enough to be kept in memory. Also after it was placed."""
+
     def write(self, data: Buffer) -> None:
-        """Append. StorageFull if there is no room; the file is then only good for `discard`."""
+        """Append. StorageFull if there is no room; the object is then only good for `discard`."""
 
     def seal(self) -> str:
-        """Make the content durable; returns the SHA-256 (hex) of everything written. No write after it."""
+        """End the writing; returns the SHA-256 (hex) of everything written."""
+
+    def open(self) -> BinaryIO:
+        """Read what was written; seekable."""
 
     def discard(self) -> None:
-        """Remove the file."""
+        """Remove it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +58,20 @@ class LandingStore(Protocol):
         """A new, empty incoming file."""
 
     def place(self, incoming: Incoming, path: str) -> Placement:
-        """Give a sealed file its name, atomically and durably (file and directories are synced on return).
+        """Give a sealed object its name, atomically; durable only once it is secured.
 
         Never overwrites: if the name is taken, nothing changes, `created` is False and `incoming` stays.
         """
+
+    def secure(self, paths: Sequence[str]) -> Sequence[str]:
+        """Make placed objects durable, content and name; the paths of which there is no object are passed over.
+
+        Returns those that could not be made durable. What the kernel has once failed to write is lost, whatever a second
+        attempt says: they are to be written anew.
+        """
+
+    def restore(self, path: str, content: Buffer) -> None:
+        """Write an object anew, durably, in place of whatever has its name."""
 
     def quarantine(self, incoming: Incoming, *, reason: str) -> str:
         """Keep a sealed file aside, durably, out of the archive's sight; returns where, for the log."""
@@ -93,14 +109,39 @@ class ObjectStore(Protocol):
 class JournalMark:
     """A position in the journals of one home: what was appended before it is covered by it."""
 
-    ends: tuple[tuple[str, int], ...]  # (segment name, end offset in bytes)
+    ends: tuple[tuple[str, int], ...]  # (generation of a segment, end offset in bytes)
+
+
+class JournalledContent(Protocol):
+    """The bytes of an object as the journal holds them."""
+
+    def read(self) -> bytes:
+        """All of them. OSError if they cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsecured:
+    """A journalled instance whose object may not be on stable storage yet.
+
+    Attributes:
+        is_indexed: the index has been told of it.
+        content: the object's bytes; None where the object was made durable before the record was.
+    """
+
+    record: InstanceRecord
+    is_indexed: bool
+    content: JournalledContent | None
 
 
 class Journal(Protocol):
     """The durable queue between acknowledgement and index. One writer object per process, many threads."""
 
-    def append(self, record: InstanceRecord) -> None:
-        """Durable on return. Concurrent callers share one sync."""
+    def append(self, record: InstanceRecord, content: Buffer | None = None) -> bool:
+        """Durable on return. Concurrent callers share one sync.
+
+        With content, the object need not be durable itself: until it is secured, the journal can write it anew. False if
+        the journal has no room for content now; nothing was appended then. A record alone is always taken.
+        """
 
     def mark(self) -> JournalMark:
         """The present end of every process's journal."""
@@ -167,6 +208,12 @@ class Uncommitted(Protocol):
 
     def done(self, mark: JournalMark) -> None:
         """Everything before the mark is in the index: remembered durably, finished segments removed. Repeatable."""
+
+    def unsecured(self, limit: int) -> tuple[Sequence[Unsecured], JournalMark]:
+        """Up to `limit` records whose objects may not be durable, oldest first, and the mark past them."""
+
+    def secured(self, mark: JournalMark) -> None:
+        """The objects of everything before the mark are durable: as `done`. Repeatable."""
 
     def park(self, record: InstanceRecord, *, reason: str) -> str:
         """Keep a record that cannot be indexed aside, durably, for a person to look at; returns where, for the log."""

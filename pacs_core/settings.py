@@ -83,6 +83,13 @@ class Settings(BaseSettings):
         description="Bytes that arrivals leave free on the file system of the hot tier, which the database and the journal may share; never more than 5 % of it. With less free, instances are refused with A700.",
     )
 
+    journal_bytes: int = Field(
+        512 << 20,
+        ge=0,
+        le=1 << 40,
+        description="What each process that receives preallocates at most for small instances that are acknowledged and not synced to their own files yet; a burst of that size is taken in fastest. Never more than an eighth of the file system.",
+    )
+
     catalog_url: str = Field(
         "",
         description="The PostgreSQL that holds the catalog, `postgresql://user:password@host:port/database`. Empty: an embedded one under `<home>/postgres`.",

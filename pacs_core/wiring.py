@@ -3,7 +3,7 @@
 import resource
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from typing import Self
 
 import structlog
@@ -53,7 +53,7 @@ def landing(settings: Settings) -> LandingDirectory:
 
 def journal(settings: Settings) -> SegmentJournal:
     """The durable queue between acknowledgement and index."""
-    return SegmentJournal(settings.journal_directory)
+    return SegmentJournal(settings.journal_directory, content_bytes=settings.journal_bytes)
 
 
 def ingest(settings: Settings, to: SegmentJournal) -> Ingest:
@@ -104,8 +104,8 @@ def committer(settings: Settings) -> Committer:
     )
 
 
-class _Background:
-    """What runs behind ingest in every process that does it: leftovers are swept, the index prepared, journals committed.
+class _Committing:
+    """What runs behind ingest, once for a home: leftovers are swept, the index prepared, journals committed.
 
     Retries for as long as PostgreSQL does not answer; nothing waits for it but the index.
     """
@@ -115,7 +115,7 @@ class _Background:
         self._committer = committer(settings)
         self._stopping = threading.Event()
         self._told = False
-        self._thread = threading.Thread(target=self._run, name="background", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="committing", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -158,6 +158,11 @@ class _Background:
         return False
 
 
+def committing(settings: Settings) -> AbstractContextManager[object]:
+    """What indexes the journals of this home while the context lasts. Leaving it commits what is pending."""
+    return _Committing(settings)
+
+
 def raise_descriptor_limit() -> None:
     """Let this process open as many files as it may; each association and each incoming instance takes one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -167,9 +172,9 @@ def raise_descriptor_limit() -> None:
 
 @contextmanager
 def importer(settings: Settings) -> Iterator[Importer]:
-    """Takes in files from disk; what it took in is indexed here too, should no listener be running."""
+    """Takes in files from disk."""
     raise_descriptor_limit()
-    with closing(journal(settings)) as to, _Background(settings):
+    with closing(journal(settings)) as to:
         yield Importer(
             ingest(settings, to),
             settings.home / "import",
@@ -180,12 +185,9 @@ def importer(settings: Settings) -> Iterator[Importer]:
 
 @contextmanager
 def listener(settings: Settings) -> Iterator[Listener]:
-    """One listener process: every service on the DICOM port, and the committer, if no other process has that task.
-
-    It answers as soon as it is bound; the index is opened behind that. Leaving the context commits what is pending.
-    """
+    """One listener process: every service on the DICOM port. It answers as soon as it is bound; the index is opened later."""
     raise_descriptor_limit()
-    with closing(journal(settings)) as to, _Background(settings):
+    with closing(journal(settings)) as to:
         yield _listener(settings, to)
 
 

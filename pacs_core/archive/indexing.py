@@ -4,9 +4,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import structlog
 
+from pacs_core.archive.securing import Securer
 from pacs_core.archive.verification import Damage, Problem, verify_shard
 from pacs_core.dicom.part10 import same_data_set
 from pacs_core.errors import ChecksumMismatch, IndexUnavailable, ObjectMissing, PacsError, StorageUnavailable, UnavailableError
@@ -69,6 +71,9 @@ class Committer:
         self._interval = interval
         self._rows = rows
         self._settlement = _Settlement(writer, reader, stores, landing, self._park)
+        self._securer = Securer(uncommitted, landing, reader)
+        self._recovered = False
+        self._lost: frozenset[StoredObject] = frozenset()  # of what the last committer left
         self._stopping = threading.Event()
         self._deadline = float("inf")
         self._is_down = False
@@ -89,46 +94,73 @@ class Committer:
 
     def commit_pending(self) -> int:
         """Commit one batch; returns how many records it had. UnavailableError, and then it is to be tried again."""
+        self._recover()
         records, mark = self._uncommitted.pending(self._rows)
         if records:
-            self._commit(records)
+            self._commit([record for record in records if record.object not in self._lost])
             self._uncommitted.done(mark)
+            log.debug("index_committed", records=len(records), lag=_lag(records))
         return len(records)
+
+    def _recover(self) -> int:
+        """See to what the last committer left, once; the number of instances that are lost for good."""
+        if not self._recovered:
+            self._lost = self._securer.recover()
+            self._recovered = True
+        return len(self._lost)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._lead_if_possible()
-            except UnavailableError as exc:
-                if not self._is_down:  # once per outage, and without a traceback: the cause is outside
-                    log.warning("index_commit_failing", error=type(exc).__name__, reason=str(exc))
-                self._is_down = True
+                with self._uncommitted.exclusive() as is_leader:
+                    if is_leader:
+                        self._lead()
             except Exception:  # the thread is a process boundary: without it nothing would be indexed any more
                 log.exception("index_commit_crashed")
-            self._stopping.wait(self._back_off)
-            self._back_off = min(2 * self._back_off, _LONGEST_BACK_OFF)
-
-    def _lead_if_possible(self) -> None:
-        while not self._stopping.is_set():
-            with self._uncommitted.exclusive() as is_leader:
-                if is_leader:
-                    self._lead()
             self._stopping.wait(_FOLLOWER_POLL)
 
     def _lead(self) -> None:
-        while not self._stopping.is_set():
-            count = self.commit_pending()
-            self._back_off = _IDLE_POLL
-            if self._is_down:
-                self._is_down = False
-                log.info("index_commit_recovered")
-            if count < self._rows:
-                self._stopping.wait(self._interval if count else min(_IDLE_POLL, self._interval))
-        while time.monotonic() < self._deadline and self.commit_pending():
-            pass
+        """Commit until told to stop. Objects are secured beside it, also while the index is away."""
+        while not self._stopping.is_set() and self._attempt(self._recover) is None:
+            self._wait_out()
+        if not self._recovered:
+            return
+        with self._securer:
+            while not self._stopping.is_set():
+                count = self._attempt(self.commit_pending)
+                if count is None:
+                    self._wait_out()
+                elif count < self._rows:
+                    self._stopping.wait(self._interval if count else min(_IDLE_POLL, self._interval))
+            while time.monotonic() < self._deadline and self._attempt(self.commit_pending):
+                pass
+
+    def _attempt(self, action: Callable[[], int]) -> int | None:
+        """The result of an action, or None where it is to be tried again."""
+        try:
+            result = action()
+        except UnavailableError as exc:
+            if not self._is_down:  # once per outage, and without a traceback: the cause is outside
+                log.warning("index_commit_failing", error=type(exc).__name__, reason=str(exc))
+            self._is_down = True
+            return None
+        except Exception:  # what is pending stays pending, and what comes later may not be affected
+            log.exception("index_commit_crashed")
+            return None
+        self._back_off = _IDLE_POLL
+        if self._is_down:
+            self._is_down = False
+            log.info("index_commit_recovered")
+        return result
+
+    def _wait_out(self) -> None:
+        self._stopping.wait(self._back_off)
+        self._back_off = min(2 * self._back_off, _LONGEST_BACK_OFF)
 
     def _commit(self, records: Sequence[InstanceRecord]) -> None:
         """Commit records; where one of them is impossible, all others and park that one."""
+        if not records:
+            return
         try:
             result = self._writer.commit(records)
         except UnavailableError:
@@ -146,6 +178,11 @@ class Committer:
     def _park(self, record: InstanceRecord, error: PacsError) -> None:
         where = self._uncommitted.park(record, reason=str(error))
         log.error("record_not_indexable", SOPInstanceUID=record.SOPInstanceUID, path=record.path, parked=where, reason=str(error))
+
+
+def _lag(records: Sequence[InstanceRecord]) -> float:
+    """Seconds since the oldest of some records was received."""
+    return round((datetime.now(UTC) - min(record.origin.received_at for record in records)).total_seconds(), 3)
 
 
 class _Settlement:

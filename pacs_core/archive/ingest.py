@@ -1,6 +1,10 @@
 """Taking one instance in. When `finish` returns, the instance survives anything short of losing the disk.
 
-    stream into an incoming file, hashing → scan → check against the request → sync → name → journal → acknowledge
+    receive, hashing → scan → check against the request → name the object → journal record and content, synced → acknowledge
+
+A small instance is synced once, as a part of the journal, which writes the object anew should a crash lose it; the
+object itself is synced later, with many others. A large one, or one that the journal has no room for, is synced itself, and
+the journal has only its record.
 
 A process that dies on the way leaves an incoming file, which the next sweep removes, or a named object that nobody was
 told of. The latter stays: the sender will repeat the instance, is found to send what is held, and only the journal
@@ -23,7 +27,7 @@ from typing_extensions import Buffer
 
 from pacs_core.dicom.file_meta import build_file_meta, read_file_meta
 from pacs_core.dicom.part10 import same_data_set, scan_file
-from pacs_core.dicom.scan import ScanResult
+from pacs_core.dicom.scan import ScanResult, scan
 from pacs_core.errors import (
     ChecksumMismatch,
     DataSetMismatch,
@@ -92,7 +96,7 @@ class Ingest:
             raise
 
     def _settle(self, request: StoreRequest, incoming: Incoming, data_offset: int) -> Ingested:
-        """Check, name and journal a complete incoming file."""
+        """Check, name and journal a complete incoming object."""
         scanned = _scan(incoming, request, data_offset)
         self._check(scanned, request)
         sha256 = incoming.seal()
@@ -106,7 +110,7 @@ class Ingest:
         arrived = _record(request, scanned, tier=self._landing.tier, path=path, size=incoming.size, sha256=sha256, replaces=self._replaces)
         for _ in range(_PLACE_ATTEMPTS):
             if self._landing.place(incoming, path).created:
-                self._journal.append(arrived)
+                self._keep(arrived, incoming.content)
                 return Ingested(arrived, Fate.STORED)
             try:
                 return self._settle_duplicate(arrived, incoming)
@@ -115,6 +119,14 @@ class Ingest:
             except ChecksumMismatch as exc:
                 self._set_damaged_aside(arrived, exc)
         raise StorageUnavailable(f"the object {path} comes and goes")
+
+    def _keep(self, record: InstanceRecord, content: bytearray | None = None) -> None:
+        """Make a placed object and its record durable."""
+        if content is not None and self._journal.append(record, content):
+            return
+        if self._landing.secure([record.path]):
+            raise StorageUnavailable(f"the object {record.path} could not be synced")
+        self._journal.append(record)
 
     @property
     def _replaces(self) -> bool:
@@ -130,7 +142,7 @@ class Ingest:
         if self._replaces:
             return self._replace(arrived, incoming)
         is_same, record = _compare(self._landing.local_path(arrived.path), arrived, incoming)
-        self._journal.append(record)
+        self._keep(record)  # whoever placed it may not have come that far
         if is_same:
             incoming.discard()
             return Ingested(record, Fate.ALREADY_HELD)
@@ -154,7 +166,7 @@ class Ingest:
         if not self._landing.place(incoming, record.path).created:
             # The name contains a digest of the time of arrival too, so this is the very same arrival, or a forged one.
             raise DuplicateInstance(f"{record.path} is taken")
-        self._journal.append(record)
+        self._keep(record, incoming.content)
         return Ingested(record, Fate.STORED)
 
     def _check(self, scanned: ScanResult, request: StoreRequest) -> None:
@@ -217,8 +229,11 @@ class Ingestion:
 
 
 def _scan(incoming: Incoming, request: StoreRequest, data_offset: int) -> ScanResult:
+    if incoming.content is not None:
+        with memoryview(incoming.content) as content, content[data_offset:] as data:
+            return scan(data, request.TransferSyntaxUID)
     try:
-        with incoming.path.open("rb") as file:
+        with incoming.open() as file:
             return scan_file(file, transfer_syntax=request.TransferSyntaxUID, data_offset=data_offset)
     except OSError as exc:
         raise StorageUnavailable("an incoming instance could not be read back") from exc
@@ -247,7 +262,7 @@ def _compare(holder: Path, arrived: InstanceRecord, incoming: Incoming) -> tuple
     FileNotFoundError if it is gone, ChecksumMismatch if it is damaged, StorageUnavailable if it cannot be read for now.
     """
     try:
-        with holder.open("rb") as held, incoming.path.open("rb") as new:
+        with holder.open("rb") as held, incoming.open() as new:
             is_same = same_data_set(held, new)
         return is_same, _record_of_holder(holder, arrived)
     except FileNotFoundError:

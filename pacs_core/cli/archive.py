@@ -1,15 +1,16 @@
 """listen, status, import."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 from pacs_core import supervisor, wiring
 from pacs_core.archive.importing import Verdict, count_files
 from pacs_core.cli import output
+from pacs_core.cli.committing import kept_committer, tell_ready
 from pacs_core.cli.errors import Failed
 from pacs_core.cli.stopping import serve_until_signalled
 from pacs_core.errors import UnavailableError
@@ -19,17 +20,15 @@ from pacs_core.supervisor.part import PartState, PartStatus
 from pacs_core.supervisor.runtime import prepare_home
 from pacs_core.telemetry import logging as telemetry
 
-_READY_FD = "PACS_READY_FD"
 
-
-def listen(home: Path | None) -> None:
+def listen(home: Path | None, *, with_committer: bool) -> None:
     """Run one listener process until SIGTERM or SIGINT, which it follows in order: nothing that runs is cut off."""
     settings = load_settings(home)
     telemetry.configure(settings.log_level)
     prepare_home(settings.home)
-    with wiring.listener(settings) as listener:
+    with wiring.listener(settings) as listener, kept_committer(settings) if with_committer else nullcontext():
         listener.bind()
-        _tell_ready()
+        tell_ready()
         serve_until_signalled(listener.serve, listener.stop)
 
 
@@ -72,7 +71,7 @@ def import_paths(home: Path | None, paths: Sequence[Path]) -> None:
     telemetry.configure("error")  # refusals are told as progress
     prepare_home(settings.home)
     verdicts: Counter[Verdict] = Counter()
-    with wiring.importer(settings) as importer, output.progress("imported", count_files(paths)) as progression:
+    with kept_committer(settings), wiring.importer(settings) as importer, output.progress("imported", count_files(paths)) as progression:
         for item in importer.run(paths):
             progression.advance()
             verdicts[item.verdict] += 1
@@ -81,11 +80,3 @@ def import_paths(home: Path | None, paths: Sequence[Path]) -> None:
     output.line(", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()) or "nothing found")
     if verdicts[Verdict.REFUSED]:
         raise Failed
-
-
-def _tell_ready() -> None:
-    """Tell the process that started us, if it wants to know, that connections are accepted."""
-    descriptor = os.environ.pop(_READY_FD, "")
-    if descriptor.isdigit():
-        with os.fdopen(int(descriptor), "w") as pipe:
-            pipe.write("ready\n")

@@ -67,11 +67,25 @@ def up(home: Home = None) -> None:
 
 
 @app.command()
-def listen(home: Home = None) -> None:
+def listen(
+    committer: Annotated[bool, typer.Option(help="Keep a committer running, unless another process of this home does.")] = True,
+    home: Home = None,
+) -> None:
     """Run one DICOM listener process. Any number of them share the port."""
     from pacs_core.cli import archive
 
-    archive.listen(home)
+    archive.listen(home, with_committer=committer)
+
+
+@app.command()
+def commit(
+    until_end_of_input: Annotated[bool, typer.Option(help="Also end, in order, when standard input does.")] = False,
+    home: Home = None,
+) -> None:
+    """Index what is acknowledged. Only one process of a home does it at a time; `pacs listen` starts one by itself."""
+    from pacs_core.cli import committing
+
+    committing.commit(home, until_end_of_input=until_end_of_input)
 
 
 @app.command()

@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +45,18 @@ def write_all(fd: int, data: Buffer) -> None:
     view = memoryview(data).cast("B")
     while len(view):
         view = view[os.write(fd, view) :]
+
+
+def write_all_at(fd: int, parts: Sequence[Buffer], offset: int) -> None:
+    """Write every byte of all parts, one behind the other, from an offset on; OSError if that is impossible."""
+    views = [memoryview(part).cast("B") for part in parts]
+    while views:
+        written = os.pwritev(fd, views, offset)
+        offset += written
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if views:
+            views[0] = views[0][written:]
 
 
 def fsync_directory(path: Path) -> None:

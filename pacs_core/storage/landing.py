@@ -1,6 +1,6 @@
 """Where instances arrive: a local directory, written durably and atomically with plain system calls.
 
-    <root>/.incoming/      files being written, each locked by its writer
+    <root>/.incoming/      files being written, each locked by its writer; small arrivals stay in memory until they are named
     <root>/.quarantine/    what was received but must not be served, with the reason beside it
     <root>/…               placed objects, read-only, named by `storage.layout`
 
@@ -11,8 +11,11 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import structlog
 from typing_extensions import Buffer
@@ -37,66 +40,88 @@ log = structlog.get_logger(__name__)
 INCOMING = ".incoming"
 QUARANTINE = ".quarantine"
 
+IN_MEMORY = 1 << 20  # bytes of an arrival that are kept in memory; a larger one goes into a file as it arrives
+
 _OBJECT_MODE = 0o440
 _KNOWN_DIRECTORIES = 10_000
 _RESERVE_SHARE = 20  # at most a twentieth of the file system is kept free
 
 
-class IncomingFile:
-    """ports.Incoming on a local file: hashed while it is written, locked for as long as it is one's own."""
+class IncomingObject:
+    """ports.Incoming: in memory while it is small, otherwise in a file that is locked for as long as it is one's own."""
 
     def __init__(self, directory: Path) -> None:
-        with translated("creating an incoming file"):
-            self.path, self._fd = create_locked(directory, suffix=".part", flags=os.O_RDWR, mode=_OBJECT_MODE)
         self.size = 0
+        self.content: bytearray | None = bytearray()
+        self._directory = directory
+        self._path: Path | None = None
+        self._fd = -1
         self._hash = hashlib.sha256()
         self._sealed = ""
-        self._failed = False
+        self._ended = False
 
     def write(self, data: Buffer) -> None:
         """Append; see ports.Incoming."""
-        if self._sealed or self._failed or self._fd < 0:
-            raise StorageUnavailable("an incoming file was written to after it had been sealed, had failed or had ended")
-        try:
-            write_all(self._fd, data)
-        except OSError as exc:
-            self._failed = True
-            raise unavailable(exc, "writing an incoming instance") from exc
+        if self._sealed or self._ended:
+            raise StorageUnavailable("an incoming object was written to after it had been sealed, had failed or had ended")
+        if self.content is not None and self.size + len(memoryview(data)) <= IN_MEMORY:
+            self.content += data
+        else:
+            self._write_through(data)
         self._hash.update(data)
         self.size += memoryview(data).nbytes
 
     def seal(self) -> str:
-        """Sync; see ports.Incoming. After a failure the kernel may have dropped the pages, so it is final."""
-        if self._failed or self._fd < 0:
-            raise StorageUnavailable("an incoming file was sealed after it had failed or had ended")
-        if not self._sealed:
-            try:
-                os.fdatasync(self._fd)
-            except OSError as exc:
-                self._failed = True
-                raise unavailable(exc, "syncing an incoming instance") from exc
-            self._sealed = self._hash.hexdigest()
+        """End the writing; see ports.Incoming."""
+        if self._ended:
+            raise StorageUnavailable("an incoming object was sealed after it had failed or had ended")
+        self._sealed = self._sealed or self._hash.hexdigest()
         return self._sealed
+
+    def open(self) -> BinaryIO:
+        """Read; see ports.Incoming."""
+        if self._path is not None:
+            return self._path.open("rb")
+        return BytesIO(self.content or b"")
 
     def discard(self) -> None:
         """Remove; see ports.Incoming."""
-        if self._fd < 0:
-            return
+        self._ended = True
+        if self._path is not None and self._fd >= 0:
+            try:
+                self._path.unlink(missing_ok=True)
+            except OSError as exc:  # what cannot be removed now is removed by the next sweep
+                log.warning("incoming_not_removed", path=str(self._path), error=exc.strerror)
+            os.close(self._fd)
+            self._fd = -1
+
+    def file(self) -> Path:
+        """The sealed object as a file, which may be linked to. StorageFull, StorageUnavailable."""
+        if not self._sealed or self._ended:
+            raise StorageUnavailable("an incoming object was placed before it had been sealed, or after it had ended")
+        if self._path is None:
+            self._create()
+        assert self._path is not None, "it has been created"
+        return self._path
+
+    def _write_through(self, data: Buffer) -> None:
+        if self._path is None:
+            self._create()
+            self.content = None
+        self._append(data)
+
+    def _create(self) -> None:
+        """Create the file, with what has been kept in memory."""
+        with translated("creating an incoming file"):
+            self._path, self._fd = create_locked(self._directory, suffix=".part", flags=os.O_RDWR, mode=_OBJECT_MODE)
+        self._append(self.content or b"")
+
+    def _append(self, data: Buffer) -> None:
         try:
-            self.path.unlink(missing_ok=True)
-        except OSError as exc:  # what cannot be removed now is removed by the next sweep
-            log.warning("incoming_not_removed", path=str(self.path), error=exc.strerror)
-        self._release()
-
-    def link(self, target: Path) -> None:
-        """Give the sealed content a second name. OSError as os.link."""
-        if not self._sealed:
-            raise StorageUnavailable("an incoming file was placed before it had been sealed")
-        os.link(self.path, target)
-
-    def _release(self) -> None:
-        os.close(self._fd)
-        self._fd = -1
+            write_all(self._fd, data)
+        except OSError as exc:
+            self.discard()
+            raise unavailable(exc, "writing an incoming instance") from exc
 
 
 class LandingDirectory:
@@ -119,30 +144,50 @@ class LandingDirectory:
         self._durable: set[Path] = set()
         self._lock = threading.Lock()
 
-    def incoming(self) -> IncomingFile:
-        """A new, empty incoming file. StorageFull if the reserve is all that is left."""
+    def incoming(self) -> IncomingObject:
+        """A new, empty incoming object. StorageFull if the reserve is all that is left."""
         with translated(f"opening {self._incoming}"):
             self._ensure_directory(self._incoming)
             self._check_reserve()
-        return IncomingFile(self._incoming)
+        return IncomingObject(self._incoming)
 
     def place(self, incoming: Incoming, path: str) -> Placement:
-        """Name a sealed file; see ports.LandingStore."""
-        if not isinstance(incoming, IncomingFile):
-            raise TypeError("the incoming file belongs to another kind of landing store")
-        target = self._resolve(path)
+        """Name a sealed object; see ports.LandingStore."""
+        sealed, target = _ours(incoming), self._resolve(path)
         with translated(f"placing {path}"):
-            created = self._link(incoming, target)
-            # Also when the name was taken: whoever took it may not have synced it yet, and the caller will rely on it.
-            fsync_directory(target.parent)
+            created = self._link(sealed.file(), target)
         if created:
-            incoming.discard()
+            sealed.discard()
         return Placement(path, created)
 
+    def secure(self, paths: Sequence[str]) -> Sequence[str]:
+        """Sync objects and their directories; see ports.LandingStore."""
+        failed = [path for path in paths if not _synced(self._resolve(path))]
+        parents = {self._resolve(path).parent for path in paths}
+        lost = {parent for parent in parents if not _synced(parent)}
+        if lost:
+            failed += [path for path in paths if path not in failed and self._resolve(path).parent in lost]
+        return failed
+
+    def restore(self, path: str, content: Buffer) -> None:
+        """Write an object anew; see ports.LandingStore."""
+        target, copy = self._resolve(path), self.incoming()
+        try:
+            copy.write(content)
+            copy.seal()
+            with translated(f"restoring {path}"):
+                self._ensure_directory(target.parent)
+                _fsync(copy.file())
+                copy.file().replace(target)
+                fsync_directory(target.parent)
+        finally:
+            copy.discard()
+
     def quarantine(self, incoming: Incoming, *, reason: str) -> str:
-        """Keep a sealed file aside; see ports.LandingStore."""
-        held = self._hold(incoming.path, reason)
-        incoming.discard()
+        """Keep a sealed object aside; see ports.LandingStore."""
+        sealed = _ours(incoming)
+        held = self._hold(sealed.file(), reason)
+        sealed.discard()
         return held
 
     def local_path(self, path: str) -> Path:
@@ -175,11 +220,11 @@ class LandingDirectory:
         if status.f_bavail * status.f_frsize < reserve:
             raise StorageFull(f"less than the reserve of {reserve >> 20} MiB is free in {self._root}")
 
-    def _link(self, incoming: IncomingFile, target: Path) -> bool:
+    def _link(self, source: Path, target: Path) -> bool:
         """Whether the name was free and is now the file's."""
         self._ensure_directory(target.parent)
         try:
-            incoming.link(target)
+            os.link(source, target)
         except FileExistsError:
             return False
         except FileNotFoundError:
@@ -187,7 +232,7 @@ class LandingDirectory:
             with self._lock:
                 self._durable.clear()
             self._ensure_directory(target.parent)
-            incoming.link(target)
+            os.link(source, target)
         return True
 
     def _hold(self, source: Path, reason: str) -> str:
@@ -198,6 +243,7 @@ class LandingDirectory:
         sidecar = {"reason": reason, "at": now.isoformat(), "from": source.relative_to(self._root).as_posix()}
         try:
             self._ensure_directory(directory)
+            _fsync(source)
             write_atomically(target.with_suffix(".json"), json.dumps(sidecar, indent=2).encode())
             os.link(source, target)
             fsync_directory(directory)
@@ -231,6 +277,32 @@ class LandingDirectory:
         if not is_object_path(path):
             raise ObjectMissing(f"not a path of an object: {path!r}")
         return self._root / path
+
+
+def _ours(incoming: Incoming) -> IncomingObject:
+    if not isinstance(incoming, IncomingObject):
+        raise TypeError("the incoming object belongs to another kind of landing store")
+    return incoming
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _synced(path: Path) -> bool:
+    """Sync a file or a directory; False if that failed. One that is gone has nothing to be synced."""
+    try:
+        _fsync(path)
+    except FileNotFoundError:
+        return True
+    except OSError as exc:
+        log.exception("object_not_synced", path=str(path), error=exc.strerror)
+        return False
+    return True
 
 
 def _remove_if_abandoned(path: Path) -> bool:

@@ -1,33 +1,51 @@
-"""The reader's side of the journal: what is waiting for the index. Never in the way of the writers."""
+"""The reader's side of the journal: what is waiting for the index, and for its object's sync. Never in the way of the writers."""
 
 import fcntl
 import heapq
 import json
 import os
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
 
 from pacs_core.model import InstanceRecord
-from pacs_core.ports import JournalMark
+from pacs_core.ports import JournalMark, Unsecured
 from pacs_core.storage.files import abandoned, fsync_directory, make_directories, translated, try_lock, unique_name, write_atomically
-from pacs_core.storage.segments import COMMITTED, Entry, created_ns, read_committed, read_entries, record_to_json, segments
+from pacs_core.storage.segments import (
+    NO_PROGRESS,
+    PROGRESS,
+    Entry,
+    Progress,
+    Segment,
+    is_torn,
+    read_entries,
+    read_progress,
+    record_to_json,
+    segments,
+)
 
 log = structlog.get_logger(__name__)
 
 _CLOCK_STEP = 10_000_000_000  # nanoseconds; an append that is further ahead of the clock was made before the clock was set back
 
+_Offset = Callable[[Progress], int]
+
 
 class JournalReader:
-    """ports.Uncommitted on the directory that `SegmentJournal` writes to. Not thread-safe."""
+    """ports.Uncommitted on the directory that `SegmentJournal` writes to.
+
+    Each method may be called by one thread at a time; `pending` and `unsecured`, `done` and `secured` by two.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._unreadable: set[str] = set()  # the segments that were complained of
+        self._progressing = threading.Lock()
 
     @contextmanager
     def exclusive(self) -> Iterator[bool]:
@@ -39,8 +57,8 @@ class JournalReader:
             if not try_lock(fd):
                 yield False
                 return
-            with translated("tidying the journal"):
-                self._tidy(segments(self._directory), read_committed(self._directory))
+            with translated("tidying the journal"), self._progressing:
+                self._tidy(segments(self._directory), read_progress(self._directory))
             try:
                 yield True
             finally:
@@ -50,34 +68,33 @@ class JournalReader:
 
     def pending(self, limit: int) -> tuple[Sequence[InstanceRecord], JournalMark]:
         """The oldest uncommitted records; see ports.Uncommitted."""
-        # What is appended from here on waits for the next call. Segments are read one after another, so otherwise a later
-        # append to one could be seen, and an earlier one to another, already read, could not.
-        cutoff = time.time_ns()
         with translated("reading the journal"):
-            committed = read_committed(self._directory)
-            records: list[InstanceRecord] = []
-            ends: dict[str, int] = {}
-            for entry in self._oldest_first(committed, cutoff):
-                records.append(entry.record)
-                ends[entry.segment] = entry.end
-                if len(records) >= limit:
-                    break
-            if not records:
-                self._tidy(segments(self._directory), committed)
-        return records, JournalMark(tuple(ends.items()))
+            entries, mark = self._read(limit, lambda progress: progress.indexed)
+        return [entry.record for entry in entries], mark
+
+    def unsecured(self, limit: int) -> tuple[Sequence[Unsecured], JournalMark]:
+        """The oldest records whose objects may not be synced; see ports.Uncommitted."""
+        with translated("reading the journal"):
+            progress = read_progress(self._directory)
+            entries, mark = self._read(limit, lambda progress: progress.secured)
+        return [
+            Unsecured(
+                entry.record,
+                is_indexed=entry.end <= progress.get(entry.generation, NO_PROGRESS).indexed,
+                content=entry.content,
+            )
+            for entry in entries
+        ], mark
 
     def done(self, mark: JournalMark) -> None:
         """Remember what is in the index; see ports.Uncommitted."""
         with translated("remembering what is indexed"):
-            committed = dict(read_committed(self._directory))
-            for name, end in mark.ends:
-                committed[name] = max(end, committed.get(name, 0))
-            present = {path.name: path for path in segments(self._directory) if path.name in committed}
-            state = {name: committed[name] for name in present}
-            write_atomically(self._directory / COMMITTED, json.dumps(state).encode())
-            # With a backlog most segments have more to give; looking into each of them each time would make it last.
-            read = {name for name, _ in mark.ends}
-            self._tidy([path for name, path in present.items() if name in read or _is_at_end(path, state[name])], state)
+            self._advance(mark, lambda progress, end: Progress(max(end, progress.indexed), progress.secured))
+
+    def secured(self, mark: JournalMark) -> None:
+        """Remember whose objects are synced; see ports.Uncommitted."""
+        with translated("remembering what is synced"):
+            self._advance(mark, lambda progress, end: Progress(progress.indexed, max(end, progress.secured)))
 
     def park(self, record: InstanceRecord, *, reason: str) -> str:
         """Keep a record aside; see ports.Uncommitted."""
@@ -87,33 +104,64 @@ class JournalReader:
             write_atomically(path, json.dumps({"reason": reason, "record": record_to_json(record)}, indent=2).encode())
         return str(path)
 
-    def _oldest_first(self, committed: Mapping[str, int], cutoff: int) -> Iterator[Entry]:
-        """What is uncommitted in all segments, by the time of the append.
+    def _read(self, limit: int, start: _Offset) -> tuple[list[Entry], JournalMark]:
+        """The oldest entries that are past a point of their segment's progress."""
+        # What is appended from here on waits for the next call. Segments are read one after another, so otherwise a later
+        # append to one could be seen, and an earlier one to another, already read, could not.
+        cutoff = time.time_ns()
+        progress = read_progress(self._directory)
+        entries: list[Entry] = []
+        ends: dict[str, int] = {}
+        for entry in self._oldest_first(progress, start, cutoff):
+            entries.append(entry)
+            ends[entry.generation] = entry.end
+            if len(entries) >= limit:
+                break
+        return entries, JournalMark(tuple(ends.items()))
+
+    def _advance(self, mark: JournalMark, advanced: Callable[[Progress, int], Progress]) -> None:
+        if not mark.ends:
+            return
+        with self._progressing:
+            progress = dict(read_progress(self._directory))
+            for generation, end in mark.ends:
+                progress[generation] = advanced(progress.get(generation, NO_PROGRESS), end)
+            present = segments(self._directory)
+            alive = {segment.generation for segment in present}
+            state = {generation: each for generation, each in progress.items() if generation in alive}
+            encoded = json.dumps({generation: (each.indexed, each.secured) for generation, each in state.items()}).encode()
+            write_atomically(self._directory / PROGRESS, encoded)
+            # With a backlog most segments have more to give; looking into each of them each time would make it last.
+            read = {generation for generation, _ in mark.ends}
+            self._tidy([segment for segment in present if segment.generation in read], state)
+
+    def _oldest_first(self, progress: Mapping[str, Progress], start: _Offset, cutoff: int) -> Iterator[Entry]:
+        """What is past a point of their progress in all segments, by the time of the append.
 
         Within a segment the order of the file wins over the clock, because an end covers all before it. A segment is
         open only once an entry of it can be the next, so that a backlog of any size takes few descriptors: none that
-        follows another append is older than the segment that it is in.
+        begins after another append is older than the segment that it is in.
         """
         closed = deque(segments(self._directory))
         heads: list[tuple[int, str, Entry, Iterator[Entry]]] = []  # of each open segment the next entry
         while closed or heads:
-            while closed and (not heads or created_ns(closed[0]) <= heads[0][0]):
-                path = closed.popleft()
-                _push(heads, self._entries(path, committed.get(path.name, 0), cutoff))
+            while closed and (not heads or closed[0].began_ns <= heads[0][0]):
+                segment = closed.popleft()
+                _push(heads, self._entries(segment, start(progress.get(segment.generation, NO_PROGRESS)), cutoff))
             if heads:
                 _, _, entry, rest = heapq.heappop(heads)
                 yield entry
                 _push(heads, rest)
 
-    def _entries(self, path: Path, offset: int, cutoff: int) -> Iterator[Entry]:
+    def _entries(self, segment: Segment, offset: int, cutoff: int) -> Iterator[Entry]:
         """The entries of a segment up to the cutoff. One that cannot be read is logged and ends there: others go on."""
         try:
-            for entry in read_entries(path, offset):
+            for entry in read_entries(segment, offset):
                 if cutoff < entry.appended_ns < cutoff + _CLOCK_STEP:
                     return
                 yield entry
         except (OSError, ValueError, LookupError, TypeError) as exc:
-            self._complain(path, exc)
+            self._complain(segment.path, exc)
 
     def _complain(self, path: Path, error: Exception) -> None:
         """Log, once, that a segment cannot be read; not if it is only gone."""
@@ -122,40 +170,32 @@ class JournalReader:
             # Only the kind of error: what is said of a record could quote it.
             log.error("journal_segment_unreadable", segment=path.name, error=type(error).__name__)
 
-    def _tidy(self, paths: Iterable[Path], committed: Mapping[str, int]) -> None:
-        """Remove those segments that are wholly indexed and that nobody will append to."""
-        for path in paths:
+    def _tidy(self, present: Iterable[Segment], progress: Mapping[str, Progress]) -> None:
+        """Remove those segments that are wholly dealt with and that nobody will append to."""
+        for segment in present:
             try:
-                with abandoned(path) as is_abandoned:
+                with abandoned(segment.path) as is_abandoned:
                     if is_abandoned:
-                        self._retire(path, committed.get(path.name, 0))
+                        self._retire(segment, progress.get(segment.generation, NO_PROGRESS).finished)
             except (OSError, ValueError, LookupError, TypeError) as exc:
-                self._complain(path, exc)
+                self._complain(segment.path, exc)
 
-    def _retire(self, path: Path, offset: int) -> None:
-        if next(read_entries(path, offset), None) is not None:
+    def _retire(self, segment: Segment, finished: int) -> None:
+        if next(read_entries(segment, finished), None) is not None:
             return
-        unread = path.stat().st_size - offset
-        if unread:
+        if is_torn(segment, finished):
             # A crash in the middle of an append leaves this and nothing in it was acknowledged; a failing disk leaves
             # it too, so it is kept for a person to look at.
             torn = self._directory / "torn"
             make_directories(torn)
-            path.replace(torn / path.name)
+            segment.path.replace(torn / segment.path.name)
             fsync_directory(torn)
-            log.warning("journal_tail_torn", segment=path.name, offset=offset, bytes=unread)
+            log.warning("journal_tail_torn", segment=segment.path.name, offset=finished)
         else:
-            path.unlink(missing_ok=True)
+            segment.path.unlink(missing_ok=True)
 
 
 def _push(heads: list[tuple[int, str, Entry, Iterator[Entry]]], entries: Iterator[Entry]) -> None:
     entry = next(entries, None)
     if entry is not None:
-        heapq.heappush(heads, (entry.appended_ns, entry.segment, entry, entries))
-
-
-def _is_at_end(path: Path, offset: int) -> bool:
-    try:
-        return path.stat().st_size <= offset
-    except FileNotFoundError:
-        return False
+        heapq.heappush(heads, (entry.appended_ns, entry.generation, entry, entries))

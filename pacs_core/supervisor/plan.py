@@ -28,6 +28,7 @@ DASK = "dask-scheduler"
 FLOW_RUNNER = "flow-runner"
 WORK_POOL = "pacs"  # as in deployments/
 LISTENER = "listener"
+COMMITTER = "committer"
 WEB = "web"
 
 _DASK_ENVIRONMENT = {
@@ -36,6 +37,7 @@ _DASK_ENVIRONMENT = {
 }
 
 _COMMIT_GRACE = 15.0  # seconds
+_STOP_GRACE = 5.0
 
 # Beside the package, both in a checkout and where it is installed.
 DEPLOYMENTS = Path(pacs_core.__file__).resolve().parent.parent / "deployments"
@@ -49,6 +51,7 @@ def parts(settings: Settings, prefect_database_url: str) -> list[Part]:
         _prefect_server(settings, prefect),
         _flow_runner(prefect),
         *([] if settings.dask_address else [_dask_scheduler(settings), *_dask_workers(settings, prefect)]),
+        _committer(),
         *_listeners(settings),
         _web(settings),
     ]
@@ -185,15 +188,24 @@ def _dask_workers(settings: Settings, environment: dict[str, str]) -> list[Part]
     ]
 
 
+def _committer() -> Part:
+    return Part(
+        name=COMMITTER,
+        command=(sys.executable, "-m", "pacs_core.cli.main", "commit"),
+        needs=(POSTGRES,),
+        stop_timeout=_COMMIT_GRACE,
+    )
+
+
 def _listeners(settings: Settings) -> list[Part]:
     return [
         Part(
             name=f"{LISTENER}-{number}",
-            command=(sys.executable, "-m", "pacs_core.cli.main", "listen"),
+            command=(sys.executable, "-m", "pacs_core.cli.main", "listen", "--no-committer"),
             address=addresses(settings)["dicom"],
-            needs=(POSTGRES,),
-            # An association may finish the message it is in, then the rest is committed.
-            stop_timeout=settings.association_timeout + _COMMIT_GRACE,
+            needs=(POSTGRES, COMMITTER),
+            # An association may finish the message it is in.
+            stop_timeout=settings.association_timeout + _STOP_GRACE,
         )
         for number in range(1, settings.listeners + 1)
     ]

@@ -45,7 +45,7 @@ def test_indexing_begins_whatever_sweeping_and_preparing_run_into(
 
     monkeypatch.setattr(wiring, "prepare", prepare)
     monkeypatch.setattr(wiring, "landing", landing)
-    with wiring._Background(load_settings(tmp_path)):
+    with wiring._Committing(load_settings(tmp_path)):
         assert committer.started.wait(10)
 
 
@@ -58,7 +58,7 @@ def test_ending_does_not_wait_for_a_server_that_hangs(tmp_path: Path, committer:
 
     monkeypatch.setattr(wiring, "prepare", prepare)
     monkeypatch.setattr(wiring, "_JOIN_TIMEOUT", 0.05)
-    background = wiring._Background(load_settings(tmp_path))
+    background = wiring._Committing(load_settings(tmp_path))
     with background:
         assert asked.wait(10)
     assert background._thread.is_alive()

@@ -64,11 +64,11 @@ class FakeIndex:
 
 
 class Home:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, content_bytes: int = 0) -> None:
         self.root = root
         self.index = FakeIndex()
         self.landing = LandingDirectory(root / "hot")
-        self.journal = SegmentJournal(root / "journal")
+        self.journal = SegmentJournal(root / "journal", content_bytes=content_bytes)
 
     def committer(self, *, tiers: Sequence[str] = ("hot",), interval: float = 0.01, rows: int = 100) -> Committer:
         stores = {tier: open_tier(str(self.root / tier)) for tier in tiers}
@@ -84,7 +84,14 @@ class Home:
             assert committer.stop()
 
     def append(self, number: int, *, content: bytes = b"data", path: str = "", replaces: bool = False) -> InstanceRecord:
-        """Store and journal an instance."""
+        """Store and journal an instance, with its content where the journal takes any."""
+        record = self.store(number, content=content, path=path, replaces=replaces)
+        if not self.journal.append(record, self.landing.local_path(record.path).read_bytes()):
+            self.journal.append(record)
+        return record
+
+    def store(self, number: int, *, content: bytes = b"data", path: str = "", replaces: bool = False) -> InstanceRecord:
+        """Store an instance as an object alone."""
         uid = UID(f"1.4.{number}")
         path = path or f"1.2/1.3/{uid}.dcm"
         request = StoreRequest(UID("1.2.840.10008.5.1.4.1.1.2"), uid, UID("1.2.840.10008.1.2"), ORIGIN)
@@ -93,7 +100,7 @@ class Home:
         sha256 = incoming.seal()
         self.landing.place(incoming, path)
         incoming.discard()
-        record = InstanceRecord(
+        return InstanceRecord(
             uid,
             request.SOPClassUID,
             request.TransferSyntaxUID,
@@ -107,8 +114,6 @@ class Home:
             ORIGIN,
             replaces,
         )
-        self.journal.append(record)
-        return record
 
     def objects(self) -> list[str]:
         return sorted(path for path, _ in open_tier(str(self.root / "hot")).list())

@@ -16,10 +16,24 @@ from hypothesis import strategies as st
 
 from pacs_core.errors import StorageFull, StorageUnavailable
 from pacs_core.model import UID, InstanceRecord, Origin
+from pacs_core.ports import JournalMark
 from pacs_core.storage import uncommitted
 from pacs_core.storage.journal import SegmentJournal
-from pacs_core.storage.segments import Entry, encode_frame, read_entries, record_from_json, record_to_json, segments
+from pacs_core.storage.segments import (
+    BLOCK,
+    Entry,
+    Segment,
+    encode_frame,
+    encode_record,
+    end_of,
+    read_entries,
+    record_from_json,
+    record_to_json,
+    segments,
+)
 from pacs_core.storage.uncommitted import JournalReader
+from pacs_core.storage.writing import PREALLOCATED_BYTES
+from tests.support.waiting import eventually
 
 RECORD = InstanceRecord(
     SOPInstanceUID=UID("1.4"),
@@ -43,6 +57,11 @@ def record(number: int) -> InstanceRecord:
 def numbers(records: object) -> list[int]:
     assert isinstance(records, list)
     return [int(found.SOPInstanceUID.rsplit(".", 1)[1]) for found in records]
+
+
+def finish(reader: JournalReader, mark: JournalMark) -> None:
+    reader.done(mark)
+    reader.secured(mark)
 
 
 def fail_io(fd: int) -> None:
@@ -97,17 +116,20 @@ def test_records_of_all_segments_come_oldest_first(tmp_path: Path) -> None:
     assert numbers(JournalReader(tmp_path).pending(100)[0]) == list(range(12))
 
 
-def test_finished_segments_are_removed_and_live_ones_stay(tmp_path: Path) -> None:
+def test_segments_are_removed_once_they_are_dealt_with_and_nobody_appends_to_them(tmp_path: Path) -> None:
     journal, reader = SegmentJournal(tmp_path, segment_bytes=1), JournalReader(tmp_path)
     for number in range(3):
         journal.append(record(number))
     mark = journal.mark()
-    reader.done(reader.pending(100)[1])
+    reader.done(mark)
+    assert len(segments(tmp_path)) == 3
+    assert journal.committed(mark)
+    reader.secured(mark)
     assert len(segments(tmp_path)) == 1
     assert journal.committed(mark)
     journal.close()
-    assert reader.pending(10)[0] == []
-    assert segments(tmp_path) == []
+    with reader.exclusive():
+        assert segments(tmp_path) == []
     journal.append(record(3))
     assert numbers(reader.pending(10)[0]) == [3]
 
@@ -137,21 +159,27 @@ def test_many_threads_share_syncs_and_lose_nothing(tmp_path: Path, monkeypatch: 
     assert len(syncs) < 160
 
 
+def append_bytes(segment: Segment, data: bytes) -> None:
+    """Write behind the last frame of a segment."""
+    with segment.path.open("r+b") as stream:
+        stream.seek(end_of(segment, BLOCK))
+        stream.write(data)
+
+
 @pytest.mark.parametrize("cut", [1, 8, 20])
 def test_a_torn_tail_is_ignored_and_kept_for_a_person(tmp_path: Path, cut: int) -> None:
     journal, reader = SegmentJournal(tmp_path), JournalReader(tmp_path)
     journal.append(record(0))
     journal.close()
     [segment] = segments(tmp_path)
-    with segment.open("ab") as stream:
-        stream.write(encode_frame(record(1))[:-cut])
+    append_bytes(segment, encode_frame(bytes.fromhex(segment.generation), encode_record(record(1)))[:-cut])
     mark = journal.mark()
     records, done = reader.pending(10)
     assert numbers(records) == [0]
-    reader.done(done)
+    finish(reader, done)
     assert segments(tmp_path) == []
     assert journal.committed(mark)
-    assert [path.name for path in (tmp_path / "torn").iterdir()] == [segment.name]
+    assert [path.name for path in (tmp_path / "torn").iterdir()] == [segment.path.name]
 
 
 def test_a_flipped_bit_ends_a_segment_before_the_damage(tmp_path: Path) -> None:
@@ -159,9 +187,9 @@ def test_a_flipped_bit_ends_a_segment_before_the_damage(tmp_path: Path) -> None:
     journal.append(record(0))
     journal.append(record(1))
     [segment] = segments(tmp_path)
-    content = bytearray(segment.read_bytes())
+    content = bytearray(segment.path.read_bytes())
     content[-5] ^= 1
-    segment.write_bytes(content)
+    segment.path.write_bytes(content)
     assert numbers(JournalReader(tmp_path).pending(10)[0]) == [0]
 
 
@@ -211,7 +239,7 @@ def test_a_state_file_that_cannot_be_read_counts_as_nothing_done(tmp_path: Path)
     journal, reader = SegmentJournal(tmp_path), JournalReader(tmp_path)
     journal.append(record(0))
     reader.done(reader.pending(10)[1])
-    (tmp_path / "committed.json").write_bytes(b"\0\0\0")
+    (tmp_path / "progress.json").write_bytes(b"\0\0\0")
     assert numbers(reader.pending(10)[0]) == [0]
 
 
@@ -258,9 +286,9 @@ def test_what_is_appended_while_the_journal_is_read_never_overtakes_what_was_app
     reader = JournalReader(tmp_path)
     first, _ = segments(tmp_path)
 
-    def interrupted(path: Path, offset: int) -> Iterator[Entry]:
-        yield from read_entries(path, offset)
-        if path == first:  # it has been read to its end, the other has not
+    def interrupted(segment: Segment, offset: int) -> Iterator[Entry]:
+        yield from read_entries(segment, offset)
+        if segment == first:  # it has been read to its end, the other has not
             earlier.append(record(2))
             later.append(record(3))
 
@@ -293,7 +321,7 @@ def test_a_backlog_takes_few_descriptors_and_is_worked_off_in_order(tmp_path: Pa
         while len(found) < 200:
             records, mark = reader.pending(30)
             found += numbers(records)
-            reader.done(mark)
+            finish(reader, mark)
             assert len(segments(tmp_path)) == 200 - len(found)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
@@ -307,9 +335,9 @@ def test_working_off_a_backlog_looks_only_at_what_it_has_read(tmp_path: Path, mo
     journal.close()
     opened: list[str] = []
 
-    def counted(path: Path, offset: int) -> Iterator[Entry]:
-        opened.append(path.name)
-        yield from read_entries(path, offset)
+    def counted(segment: Segment, offset: int) -> Iterator[Entry]:
+        opened.append(segment.generation)
+        yield from read_entries(segment, offset)
 
     monkeypatch.setattr(uncommitted, "read_entries", counted)
     reader = JournalReader(tmp_path)
@@ -324,19 +352,98 @@ def test_a_segment_that_cannot_be_read_keeps_no_other_from_being_indexed(tmp_pat
         journal.close()
     damaged = segments(tmp_path)[1]
 
-    def failing(path: Path, offset: int) -> Iterator[Entry]:
-        if path == damaged:
+    def failing(segment: Segment, offset: int) -> Iterator[Entry]:
+        if segment == damaged:
             raise OSError(errno.EIO, "Input/output error")
-        yield from read_entries(path, offset)
+        yield from read_entries(segment, offset)
 
     reader = JournalReader(tmp_path)
     with monkeypatch.context() as broken:
         broken.setattr(uncommitted, "read_entries", failing)
         records, mark = reader.pending(10)
         assert numbers(records) == [0, 2]
-        reader.done(mark)
+        finish(reader, mark)
         assert reader.pending(10)[0] == []
         with reader.exclusive() as is_leader:
             assert is_leader
     assert segments(tmp_path) == [damaged]
     assert numbers(reader.pending(10)[0]) == [1]
+
+
+@pytest.fixture
+def pooled(tmp_path: Path) -> Iterator[SegmentJournal]:
+    """A journal with one preallocated segment."""
+    journal = SegmentJournal(tmp_path, content_bytes=PREALLOCATED_BYTES)
+    eventually(lambda: segments(tmp_path), what="a preallocated segment")
+    yield journal
+    journal.close()
+
+
+def test_content_is_kept_with_its_record_until_its_object_is_secured(tmp_path: Path, pooled: SegmentJournal) -> None:
+    reader = JournalReader(tmp_path)
+    assert eventually(lambda: pooled.append(record(0), b"the whole object"))
+    pooled.append(record(1))
+    reader.done(reader.pending(1)[1])
+    (first, second), mark = reader.unsecured(10)
+    assert first.content is not None
+    assert (first.record, first.is_indexed, first.content.read()) == (record(0), True, b"the whole object")
+    assert (second.record, second.is_indexed, second.content) == (record(1), False, None)
+    reader.secured(mark)
+    assert reader.unsecured(10)[0] == []
+    assert numbers(reader.pending(10)[0]) == [1]
+
+
+def test_a_full_segment_is_begun_anew_once_it_is_dealt_with(tmp_path: Path, pooled: SegmentJournal) -> None:
+    reader, content = JournalReader(tmp_path), bytes(1 << 20)
+    assert eventually(lambda: pooled.append(record(0), content))
+    taken = 1
+    while pooled.append(record(taken), content):
+        taken += 1
+    assert taken == PREALLOCATED_BYTES // len(content) - 1
+    pooled.append(record(taken))  # a record alone is taken all the same
+    mark = pooled.mark()
+    assert len(reader.pending(100)[0]) == taken + 1
+    reader.done(mark)
+    assert not pooled.append(record(50), content)
+    reader.secured(mark)
+    assert pooled.append(record(51), content)
+    assert pooled.committed(mark)
+    assert numbers(reader.pending(100)[0]) == [51]
+    assert {path.name for path in tmp_path.glob("*.journal")} == {segment.path.name for segment in segments(tmp_path)}
+
+
+def test_what_an_earlier_generation_left_in_a_segment_is_not_read(tmp_path: Path, pooled: SegmentJournal) -> None:
+    """Frames of both generations are of one size, so that those of the earlier stand exactly where the next would."""
+    reader, content = JournalReader(tmp_path), bytes((1 << 20) - 1)
+    assert eventually(lambda: pooled.append(record(0), content))
+    while pooled.append(record(1), content):
+        pass
+    finish(reader, pooled.mark())
+    assert pooled.append(record(2), content)
+    assert numbers(JournalReader(tmp_path).pending(100)[0]) == [2]
+
+
+def test_a_journal_without_preallocated_segments_takes_records_only(tmp_path: Path) -> None:
+    journal = SegmentJournal(tmp_path)
+    assert not journal.append(record(0), b"content")
+    assert journal.append(record(0))
+
+
+def test_closing_removes_what_was_only_prepared(tmp_path: Path, pooled: SegmentJournal) -> None:
+    pooled.close()
+    assert segments(tmp_path) == []
+
+
+def test_a_failed_sync_of_content_is_told_and_the_segment_is_never_used_again(
+    tmp_path: Path, pooled: SegmentJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert eventually(lambda: pooled.append(record(0), b"content"))
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", fail_io)
+        with pytest.raises(StorageUnavailable):
+            pooled.append(record(1), b"content")
+    [failed] = segments(tmp_path)
+    pooled.append(record(2))
+    reader = JournalReader(tmp_path)
+    finish(reader, reader.pending(10)[1])
+    assert failed.generation not in {segment.generation for segment in segments(tmp_path)}

@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -10,14 +11,19 @@ from pathlib import Path
 import pytest
 
 from pacs_core.errors import ObjectMissing, StorageFull, StorageUnavailable
-from pacs_core.storage.landing import INCOMING, QUARANTINE, IncomingFile, LandingDirectory
+from pacs_core.storage.landing import IN_MEMORY, INCOMING, QUARANTINE, IncomingObject, LandingDirectory
 
 
-def sealed(store: LandingDirectory, content: bytes = b"content") -> IncomingFile:
+def sealed(store: LandingDirectory, content: bytes = b"content") -> IncomingObject:
     incoming = store.incoming()
     incoming.write(content)
     incoming.seal()
     return incoming
+
+
+def read(incoming: IncomingObject) -> bytes:
+    with incoming.open() as content:
+        return content.read()
 
 
 def left_over(root: Path) -> list[str]:
@@ -44,7 +50,7 @@ def test_a_name_that_is_taken_stays_as_it_is(tmp_path: Path) -> None:
     second = sealed(store, b"second")
     assert not store.place(second, "1/2/3.dcm").created
     assert (tmp_path / "1/2/3.dcm").read_bytes() == b"first"
-    assert second.path.read_bytes() == b"second"
+    assert read(second) == b"second"
     second.discard()
     second.discard()
     assert left_over(tmp_path) == []
@@ -56,7 +62,7 @@ def test_of_many_threads_exactly_one_gets_a_name(tmp_path: Path) -> None:
     start = threading.Barrier(len(files))
     created: list[bool] = []
 
-    def place(incoming: IncomingFile) -> None:
+    def place(incoming: IncomingObject) -> None:
         start.wait()
         created.append(store.place(incoming, "a/b/c.dcm").created)
 
@@ -112,6 +118,21 @@ def test_a_placed_object_can_be_set_aside(tmp_path: Path) -> None:
         store.set_aside("1/2/3.dcm", reason="again")
 
 
+def test_a_large_arrival_goes_into_a_file_as_it_arrives(tmp_path: Path) -> None:
+    store = LandingDirectory(tmp_path)
+    incoming = store.incoming()
+    incoming.write(b"small")
+    assert bytes(incoming.content or b"") == b"small"
+    incoming.write(bytes(IN_MEMORY))
+    assert incoming.content is None
+    incoming.write(b"end")
+    assert incoming.seal() == hashlib.sha256(b"small" + bytes(IN_MEMORY) + b"end").hexdigest()
+    assert read(incoming) == b"small" + bytes(IN_MEMORY) + b"end"
+    store.place(incoming, "1/2/3.dcm")
+    assert (tmp_path / "1/2/3.dcm").stat().st_size == incoming.size == IN_MEMORY + 8
+    assert left_over(tmp_path) == []
+
+
 def test_a_full_disk_is_told_and_leaves_nothing(small_disk: Path) -> None:
     store = LandingDirectory(small_disk / "hot")
     store.place(sealed(store, b"fits"), "1/2/3.dcm")
@@ -122,6 +143,9 @@ def test_a_full_disk_is_told_and_leaves_nothing(small_disk: Path) -> None:
     with pytest.raises(StorageUnavailable):
         incoming.seal()
     incoming.discard()
+    too_large_to_be_named = sealed(store, bytes(IN_MEMORY))
+    with pytest.raises(StorageFull):
+        store.place(too_large_to_be_named, "1/2/4.dcm")
     assert left_over(small_disk / "hot") == []
     assert store.place(sealed(store, b"fits again"), "1/2/4.dcm").created
 
@@ -131,23 +155,44 @@ def test_a_read_only_disk_is_told(small_disk: Path) -> None:
     store.place(sealed(store), "1/2/3.dcm")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(StorageUnavailable):
-        store.incoming()
+        store.place(sealed(store), "1/2/4.dcm")
 
 
-def test_a_failed_sync_is_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def fail_io(fd: int) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_what_could_not_be_synced_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LandingDirectory(tmp_path)
-    incoming = store.incoming()
-    incoming.write(b"content")
+    for name in ("1/2/3.dcm", "1/2/4.dcm"):
+        store.place(sealed(store), name)
+    assert store.secure(["1/2/3.dcm", "1/2/gone.dcm", "1/2/4.dcm"]) == []
+    monkeypatch.setattr(os, "fsync", fail_io)
+    assert sorted(store.secure(["1/2/3.dcm", "1/2/4.dcm"])) == ["1/2/3.dcm", "1/2/4.dcm"]
 
-    def fail(fd: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
 
-    with monkeypatch.context() as broken:
-        broken.setattr(os, "fdatasync", fail)
-        with pytest.raises(StorageUnavailable):
-            incoming.seal()
-    with pytest.raises(StorageUnavailable):
-        incoming.seal()
+def test_objects_whose_name_could_not_be_synced_are_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LandingDirectory(tmp_path)
+    store.place(sealed(store), "1/2/3.dcm")
+    real = os.fsync
+
+    def fail_directories(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            fail_io(fd)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fail_directories)
+    assert store.secure(["1/2/3.dcm"]) == ["1/2/3.dcm"]
+
+
+@pytest.mark.parametrize("torn", [None, b"", b"torn"])
+def test_an_object_is_written_anew_whatever_has_its_name(tmp_path: Path, torn: bytes | None) -> None:
+    store = LandingDirectory(tmp_path)
+    if torn is not None:
+        store.place(sealed(store, torn), "1/2/3.dcm")
+    store.restore("1/2/3.dcm", b"whole")
+    assert (tmp_path / "1/2/3.dcm").read_bytes() == b"whole"
+    assert left_over(tmp_path) == []
 
 
 WRITER = """
@@ -155,7 +200,7 @@ import sys
 from pathlib import Path
 from pacs_core.storage.landing import LandingDirectory
 incoming = LandingDirectory(Path(sys.argv[1])).incoming()
-incoming.write(b"half")
+incoming.write(bytes(2 << 20))
 print("written", flush=True)
 sys.stdin.read()
 """
@@ -164,13 +209,14 @@ sys.stdin.read()
 def test_sweeping_removes_what_dead_processes_left_and_nothing_else(tmp_path: Path) -> None:
     store = LandingDirectory(tmp_path)
     mine = store.incoming()
+    mine.write(bytes(2 * IN_MEMORY))
     with subprocess.Popen([sys.executable, "-c", WRITER, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"written\n"
         assert store.sweep() == 0
         writer.kill()
     assert store.sweep() == 1
-    assert mine.path.exists()
+    assert read(mine) == bytes(2 * IN_MEMORY)
     assert len(left_over(tmp_path)) == 1
 
 
@@ -181,6 +227,7 @@ def test_sweeping_a_store_that_was_never_used_finds_nothing(tmp_path: Path) -> N
 def test_sweeping_goes_on_past_what_it_cannot_deal_with(tmp_path: Path) -> None:
     store = LandingDirectory(tmp_path)
     incoming = store.incoming()
+    incoming.write(bytes(2 * IN_MEMORY))
     directory = tmp_path / INCOMING
     (directory / "0-link").symlink_to("/nowhere")
     os.mkfifo(directory / "0-pipe")
@@ -188,7 +235,7 @@ def test_sweeping_goes_on_past_what_it_cannot_deal_with(tmp_path: Path) -> None:
     (directory / "9-left.part").write_bytes(b"left")
     assert store.sweep() == 1
     assert not (directory / "9-left.part").exists()
-    assert incoming.path.exists()
+    assert read(incoming) == bytes(2 * IN_MEMORY)
 
 
 def test_arrivals_leave_the_reserve_to_others(small_disk: Path) -> None:

@@ -16,7 +16,18 @@ def names(home: Path) -> list[str]:
 
 def test_an_archive_of_its_own_has_every_part(tmp_path: Path) -> None:
     assert names(tmp_path) == [
-        *("postgres", "prefect", "flow-runner", "dask-scheduler", "dask-worker-1", "dask-worker-2", "listener-1", "listener-2", "web")
+        *(
+            "postgres",
+            "prefect",
+            "flow-runner",
+            "dask-scheduler",
+            "dask-worker-1",
+            "dask-worker-2",
+            "committer",
+            "listener-1",
+            "listener-2",
+            "web",
+        )
     ]
 
 
@@ -24,7 +35,7 @@ def test_what_is_elsewhere_is_not_started(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PACS_CATALOG_URL", "postgresql://db/pacs")
     monkeypatch.setenv("PACS_DASK_ADDRESS", "tcp://cluster:8786")
     monkeypatch.setenv("PACS_LISTENERS", "1")
-    assert names(tmp_path) == ["prefect", "flow-runner", "listener-1", "web"]
+    assert names(tmp_path) == ["prefect", "flow-runner", "committer", "listener-1", "web"]
 
 
 def test_needs_are_parts_and_make_no_circle(tmp_path: Path) -> None:
@@ -50,7 +61,7 @@ def test_the_programs_of_the_flow_engine_are_beside_the_package(tmp_path: Path) 
 def test_a_listener_has_the_time_it_gives_its_peers_and_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PACS_ASSOCIATION_TIMEOUT", "100")
     listener = next(part for part in parts(load_settings(tmp_path), "") if part.name == "listener-1")
-    assert listener.stop_timeout == 115
+    assert listener.stop_timeout == 105
 
 
 def test_abandoned_runs_are_looked_for_until_that_succeeds_and_never_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
