@@ -120,16 +120,15 @@ class JournalledContent(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Unsecured:
-    """A journalled instance whose object may not be on stable storage yet.
+class Journalled:
+    """What the journal has of an instance.
 
     Attributes:
-        is_indexed: the index has been told of it.
-        content: the object's bytes; None where the object was made durable before the record was.
+        record: what the index is to be told.
+        content: the object's bytes; None where the object was named and made durable before it was journalled.
     """
 
     record: InstanceRecord
-    is_indexed: bool
     content: JournalledContent | None
 
 
@@ -139,8 +138,8 @@ class Journal(Protocol):
     def append(self, record: InstanceRecord, content: Buffer | None = None) -> bool:
         """Durable on return. Concurrent callers share one sync.
 
-        With content, the object need not be durable itself: until it is secured, the journal can write it anew. False if
-        the journal has no room for content now; nothing was appended then. A record alone is always taken.
+        With content, there need not be an object yet: the committer places it. False if the journal has no room for content
+        now; nothing was appended then. A record alone is always taken.
         """
 
     def mark(self) -> JournalMark:
@@ -203,14 +202,14 @@ class Uncommitted(Protocol):
     def exclusive(self) -> AbstractContextManager[bool]:
         """Try to become this home's only committer; False if another process is. Freed when the process dies."""
 
-    def pending(self, limit: int) -> tuple[Sequence[InstanceRecord], JournalMark]:
-        """Up to `limit` uncommitted records of every process of this home, oldest first, and the mark past them."""
+    def pending(self, limit: int) -> tuple[Sequence[Journalled], JournalMark]:
+        """Up to `limit` uncommitted instances of every process of this home, oldest first, and the mark past them."""
 
     def done(self, mark: JournalMark) -> None:
         """Everything before the mark is in the index: remembered durably, finished segments removed. Repeatable."""
 
-    def unsecured(self, limit: int) -> tuple[Sequence[Unsecured], JournalMark]:
-        """Up to `limit` records whose objects may not be durable, oldest first, and the mark past them."""
+    def unsecured(self, limit: int) -> tuple[Sequence[Journalled], JournalMark]:
+        """Up to `limit` indexed instances whose objects may not be durable, oldest first, and the mark past them."""
 
     def secured(self, mark: JournalMark) -> None:
         """The objects of everything before the mark are durable: as `done`. Repeatable."""

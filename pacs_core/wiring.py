@@ -47,18 +47,19 @@ def stores(settings: Settings) -> Mapping[str, ObjectStore]:
 
 
 def landing(settings: Settings) -> LandingDirectory:
-    """Where instances arrive."""
-    return LandingDirectory(settings.landing_root, reserve=settings.reserve_bytes)
+    """Where instances are."""
+    return LandingDirectory(settings.landing_root)
 
 
-def journal(settings: Settings) -> SegmentJournal:
+def journal(settings: Settings, *, content_bytes: int = 0) -> SegmentJournal:
     """The durable queue between acknowledgement and index."""
-    return SegmentJournal(settings.journal_directory, content_bytes=settings.journal_bytes)
+    return SegmentJournal(settings.journal_directory, content_bytes=content_bytes)
 
 
 def ingest(settings: Settings, to: SegmentJournal) -> Ingest:
     """The way in."""
-    return Ingest(landing(settings), to, layout=settings.layout, duplicates=settings.duplicates, invalid_uids=settings.invalid_uids)
+    store = LandingDirectory(settings.landing_root, reserve=settings.reserve_bytes)
+    return Ingest(store, to, layout=settings.layout, duplicates=settings.duplicates, invalid_uids=settings.invalid_uids)
 
 
 def index_reader(settings: Settings) -> LakeIndexReader:
@@ -101,6 +102,7 @@ def committer(settings: Settings) -> Committer:
         landing(settings),
         interval=settings.commit_interval,
         rows=settings.commit_rows,
+        patience=settings.journal_bytes // 2,
     )
 
 
@@ -172,7 +174,7 @@ def raise_descriptor_limit() -> None:
 
 @contextmanager
 def importer(settings: Settings) -> Iterator[Importer]:
-    """Takes in files from disk."""
+    """Takes in files from disk. Each is named at once: whoever imports is told which of them were held already."""
     raise_descriptor_limit()
     with closing(journal(settings)) as to:
         yield Importer(
@@ -187,7 +189,7 @@ def importer(settings: Settings) -> Iterator[Importer]:
 def listener(settings: Settings) -> Iterator[Listener]:
     """One listener process: every service on the DICOM port. It answers as soon as it is bound; the index is opened later."""
     raise_descriptor_limit()
-    with closing(journal(settings)) as to:
+    with closing(journal(settings, content_bytes=settings.journal_bytes)) as to:
         yield _listener(settings, to)
 
 

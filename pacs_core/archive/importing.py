@@ -23,7 +23,8 @@ from typing import IO, BinaryIO, Self, cast
 
 from pydicom.uid import MediaStorageDirectoryStorage
 
-from pacs_core.archive.ingest import Fate, Ingest
+from pacs_core.archive.ingest import Ingest
+from pacs_core.archive.placing import Fate
 from pacs_core.dicom.file_meta import LARGEST_META, PREFIX, FileMeta, read_file_meta
 from pacs_core.dicom.part10 import mapped
 from pacs_core.dicom.scan import ScanResult, scan

@@ -1,4 +1,4 @@
-"""From the journal into the index, behind the acknowledgement."""
+"""From the journal to their names and into the index, behind the acknowledgement."""
 
 import threading
 import time
@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 
 import structlog
 
-from pacs_core.archive.securing import Securer
+from pacs_core.archive.placing import Placing
+from pacs_core.archive.securing import Securer, content_of
 from pacs_core.archive.verification import Damage, Problem, verify_shard
 from pacs_core.dicom.part10 import same_data_set
 from pacs_core.errors import ChecksumMismatch, IndexUnavailable, ObjectMissing, PacsError, StorageUnavailable, UnavailableError
-from pacs_core.model import InstanceRecord, Level, Query, StoredObject
-from pacs_core.ports import CommitResult, IndexReader, IndexWriter, Journal, LandingStore, ObjectStore, Uncommitted
+from pacs_core.model import Duplicates, InstanceRecord, Level, Query, StoredObject
+from pacs_core.ports import CommitResult, IndexReader, IndexWriter, Journal, Journalled, LandingStore, ObjectStore, Uncommitted
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +44,7 @@ def wait_until_committed(journal: Journal, timeout: float) -> None:
 
 
 class Committer:
-    """Moves pending journal records into the index, in one thread; of all processes of a home one does it at a time.
+    """Gives journalled objects their names and tells the index, in one thread; of all processes of a home one does it at a time.
 
     Args:
         uncommitted: the journals of this home.
@@ -53,6 +54,7 @@ class Committer:
         landing: where records' objects are, and where what must not be served is set aside.
         interval: seconds between commits while instances keep arriving; the first after a pause goes at once.
         rows: at most this many records in one commit.
+        patience: bytes that arrive before their objects are synced in the middle of a burst.
     """
 
     def __init__(
@@ -65,15 +67,17 @@ class Committer:
         *,
         interval: float,
         rows: int,
+        patience: int = 0,
     ) -> None:
         self._uncommitted = uncommitted
         self._writer = writer
         self._interval = interval
         self._rows = rows
         self._settlement = _Settlement(writer, reader, stores, landing, self._park)
-        self._securer = Securer(uncommitted, landing, reader)
+        self._securer = Securer(uncommitted, landing, reader, patience=patience)
+        self._landing = landing
+        self._placing = Placing(landing)
         self._recovered = False
-        self._lost: frozenset[StoredObject] = frozenset()  # of what the last committer left
         self._stopping = threading.Event()
         self._deadline = float("inf")
         self._is_down = False
@@ -93,21 +97,47 @@ class Committer:
         return not self._thread.is_alive()
 
     def commit_pending(self) -> int:
-        """Commit one batch; returns how many records it had. UnavailableError, and then it is to be tried again."""
+        """Place and commit one batch; returns its size. UnavailableError, and then it is to be tried again."""
         self._recover()
-        records, mark = self._uncommitted.pending(self._rows)
-        if records:
-            self._commit([record for record in records if record.object not in self._lost])
+        entries, mark = self._uncommitted.pending(self._rows)
+        if entries:
+            placed = [self._place(entry) for entry in entries]
+            self._commit([record for record in placed if record is not None])
             self._uncommitted.done(mark)
-            log.debug("index_committed", records=len(records), lag=_lag(records))
-        return len(records)
+            self._securer.note(sum(entry.record.size for entry in entries))
+            log.debug("index_committed", records=len(entries), lag=_lag(entries))
+        return len(entries)
 
     def _recover(self) -> int:
-        """See to what the last committer left, once; the number of instances that are lost for good."""
+        """See to what the last committer left, once."""
         if not self._recovered:
-            self._lost = self._securer.recover()
+            self._securer.recover()
             self._recovered = True
-        return len(self._lost)
+        return 0
+
+    def _place(self, entry: Journalled) -> InstanceRecord | None:
+        """Give a journalled object its name; the record that the index is to have, None if there is nothing to be told."""
+        if entry.content is None:
+            return entry.record
+        incoming = self._landing.incoming()
+        try:
+            incoming.write(content_of(entry))
+            if incoming.seal() != entry.record.sha256:
+                # A crash within the append leaves this, and nobody was told that it is stored; so does a failing disk.
+                raise ChecksumMismatch("its copy in the journal is not intact")
+            duplicates = Duplicates.REPLACE if entry.record.replaces else Duplicates.KEEP_FIRST
+            record = self._placing.place(entry.record, incoming, duplicates).record
+            if record != entry.record and self._landing.secure([record.path]):  # the journal has no copy of that one
+                raise StorageUnavailable(f"the object {record.path} could not be synced")
+        except UnavailableError:
+            raise
+        except PacsError as exc:
+            self._park(entry.record, exc)
+            return None
+        else:
+            return record
+        finally:
+            incoming.discard()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -180,9 +210,9 @@ class Committer:
         log.error("record_not_indexable", SOPInstanceUID=record.SOPInstanceUID, path=record.path, parked=where, reason=str(error))
 
 
-def _lag(records: Sequence[InstanceRecord]) -> float:
-    """Seconds since the oldest of some records was received."""
-    return round((datetime.now(UTC) - min(record.origin.received_at for record in records)).total_seconds(), 3)
+def _lag(entries: Sequence[Journalled]) -> float:
+    """Seconds since the oldest of some instances was received."""
+    return round((datetime.now(UTC) - min(entry.record.origin.received_at for entry in entries)).total_seconds(), 3)
 
 
 class _Settlement:

@@ -2,37 +2,46 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Sequence
 from typing import Self
 
 import structlog
 
+from pacs_core.archive.placing import is_intact
 from pacs_core.errors import StorageUnavailable, UnavailableError
-from pacs_core.model import InstanceRecord, Level, Query, StoredObject
-from pacs_core.ports import IndexReader, LandingStore, Uncommitted, Unsecured
+from pacs_core.model import InstanceRecord, Level, Query
+from pacs_core.ports import IndexReader, Journalled, LandingStore, Uncommitted
 
 log = structlog.get_logger(__name__)
 
 _BATCH = 256  # objects that are synced before the journal is told
 _EVERYTHING = 1 << 62
-_IDLE_POLL = 0.2  # seconds
+_POLL = 0.1  # seconds
+_QUIET = 0.5  # seconds without an arrival; a burst is over
+_OVERDUE = 5.0  # seconds after which it is done in any case
 _BACK_OFF = 2.0
-_BLOCK = 1 << 20
 
 
 class Securer:
     """Syncs the objects of what is journalled, in one thread; writes those anew that a crash or the medium has lost.
 
+    It waits until a burst is over: what it writes to the disk, the next acknowledgement would wait for.
+
     Args:
         uncommitted: the journals of this home.
         landing: where the objects are.
         reader: tells whether an instance that is indexed is still where it was stored.
+        patience: bytes that arrive before it no longer waits.
     """
 
-    def __init__(self, uncommitted: Uncommitted, landing: LandingStore, reader: IndexReader) -> None:
+    def __init__(self, uncommitted: Uncommitted, landing: LandingStore, reader: IndexReader, *, patience: int) -> None:
         self._uncommitted = uncommitted
         self._landing = landing
         self._reader = reader
+        self._patience = patience
+        self._arrived = 0  # bytes since the last round
+        self._last_arrival = self._last_round = 0.0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -49,16 +58,22 @@ class Securer:
         if self._thread is not None:
             self._thread.join()
 
-    def recover(self) -> frozenset[StoredObject]:
+    def recover(self) -> None:
         """Check every object that was not synced when the last committer ended, against its record: the machine may have crashed.
 
-        Returns those that are nowhere intact: nobody was told that they are stored, or the medium has lost them.
         UnavailableError, and then it is to be tried again.
         """
         entries, _ = self._uncommitted.unsecured(_EVERYTHING)
         # Of several arrivals under one name the last one has it.
         last = {entry.record.path: entry for entry in entries if entry.content is not None}
-        return frozenset(entry.record.object for entry in last.values() if not self._recovered(entry))
+        for entry in last.values():
+            if not is_intact(self._landing, entry.record) and self._is_still_here(entry.record):
+                self._restore(entry)
+
+    def note(self, size: int) -> None:
+        """So many bytes have arrived. Any thread."""
+        self._arrived += size
+        self._last_arrival = time.monotonic()
 
     def step(self) -> int:
         """Sync the objects of one batch; how many records it had. UnavailableError, and then it is to be tried again."""
@@ -70,63 +85,56 @@ class Securer:
 
     def _run(self) -> None:
         """A process boundary: the journal keeps everything until this succeeds."""
-        while True:
-            last_round = self._stopping.is_set()
-            try:
-                while self.step() == _BATCH:
-                    pass
-                pause = _IDLE_POLL
-            except UnavailableError as exc:
-                log.warning("objects_not_secured", error=type(exc).__name__, reason=str(exc))
-                pause = _BACK_OFF
-            except Exception:
-                log.exception("securing_crashed")
-                pause = _BACK_OFF
-            if last_round:
-                return
-            self._stopping.wait(pause)
+        while not self._stopping.wait(_POLL):
+            if self._is_due() and not self._round():
+                self._stopping.wait(_BACK_OFF)
+        self._round()
 
-    def _secure(self, entries: Sequence[Unsecured]) -> None:
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        if self._arrived and now - self._last_arrival > _QUIET:
+            return True
+        return self._arrived > self._patience or now - self._last_round > _OVERDUE
+
+    def _round(self) -> bool:
+        """Sync everything; whether that went well."""
+        self._arrived, self._last_round = 0, time.monotonic()
+        try:
+            while self.step() == _BATCH:
+                pass
+        except UnavailableError as exc:
+            log.warning("objects_not_secured", error=type(exc).__name__, reason=str(exc))
+        except Exception:
+            log.exception("securing_crashed")
+        else:
+            return True
+        return False
+
+    def _secure(self, entries: Sequence[Journalled]) -> None:
         held = {entry.record.path: entry for entry in entries if entry.content is not None}
         for path in self._landing.secure(list(held)):
             self._restore(held[path])
 
-    def _recovered(self, entry: Unsecured) -> bool:
-        """Whether the object is intact, or is now; or was moved, replaced or deleted since, and that is done."""
-        if self._is_intact(entry.record) or (entry.is_indexed and not self._is_still_here(entry.record)):
-            return True
-        return self._restore(entry)
-
-    def _restore(self, entry: Unsecured) -> bool:
-        """Write an object anew from the journal; False if that has no intact copy. StorageUnavailable if it cannot be done now."""
+    def _restore(self, entry: Journalled) -> None:
+        """Write an object anew from the journal. StorageUnavailable if that cannot be done now."""
         record = entry.record
-        content = self._content(entry)
+        content = content_of(entry)
         if hashlib.sha256(content).hexdigest() != record.sha256:
-            # A crash within the append leaves this, and nobody was told that it is stored; so does a failing disk.
             where = self._uncommitted.park(record, reason="neither the object nor its copy in the journal is intact")
             log.error("object_lost", SOPInstanceUID=record.SOPInstanceUID, path=record.path, parked=where)
-            return False
+            return
         self._landing.restore(record.path, content)
         log.warning("object_restored", SOPInstanceUID=record.SOPInstanceUID, path=record.path)
-        return True
-
-    def _content(self, entry: Unsecured) -> bytes:
-        assert entry.content is not None, "only what has content is restored"
-        try:
-            return entry.content.read()
-        except OSError as exc:
-            raise StorageUnavailable(f"the journal's copy of {entry.record.path} cannot be read: {exc.strerror}") from exc
-
-    def _is_intact(self, record: InstanceRecord) -> bool:
-        digest = hashlib.sha256()
-        try:
-            with self._landing.local_path(record.path).open("rb") as file:
-                while block := file.read(_BLOCK):
-                    digest.update(block)
-        except OSError:
-            return False
-        return digest.hexdigest() == record.sha256
 
     def _is_still_here(self, record: InstanceRecord) -> bool:
         held = self._reader.locate(Query(Level.IMAGE, {"SOPInstanceUID": record.SOPInstanceUID}))
         return any((each.tier, each.path, each.sha256) == (record.tier, record.path, record.sha256) for each in held)
+
+
+def content_of(entry: Journalled) -> bytes:
+    """The object's bytes as the journal has them. StorageUnavailable if they cannot be read."""
+    assert entry.content is not None, "to be asked of those that have content"
+    try:
+        return entry.content.read()
+    except OSError as exc:
+        raise StorageUnavailable(f"the journal's copy of {entry.record.path} cannot be read: {exc.strerror}") from exc

@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -25,8 +26,11 @@ from pacs_core.ports import Incoming, Placement
 from pacs_core.storage.files import (
     abandoned,
     create_locked,
+    create_unnamed,
     fsync_directory,
+    link_descriptor,
     make_directories,
+    spread_children,
     translated,
     unavailable,
     unique_name,
@@ -64,12 +68,13 @@ class IncomingObject:
         """Append; see ports.Incoming."""
         if self._sealed or self._ended:
             raise StorageUnavailable("an incoming object was written to after it had been sealed, had failed or had ended")
-        if self.content is not None and self.size + len(memoryview(data)) <= IN_MEMORY:
+        size = memoryview(data).nbytes
+        if self.content is not None and self.size + size <= IN_MEMORY:
             self.content += data
         else:
             self._write_through(data)
         self._hash.update(data)
-        self.size += memoryview(data).nbytes
+        self.size += size
 
     def seal(self) -> str:
         """End the writing; see ports.Incoming."""
@@ -80,38 +85,49 @@ class IncomingObject:
 
     def open(self) -> BinaryIO:
         """Read; see ports.Incoming."""
-        if self._path is not None:
-            return self._path.open("rb")
-        return BytesIO(self.content or b"")
+        return BytesIO(self.content) if self._path is None and self.content is not None else self._file().open("rb")
 
     def discard(self) -> None:
         """Remove; see ports.Incoming."""
         self._ended = True
-        if self._path is not None and self._fd >= 0:
+        if self._fd < 0:
+            return
+        if self._path is not None:
             try:
                 self._path.unlink(missing_ok=True)
             except OSError as exc:  # what cannot be removed now is removed by the next sweep
                 log.warning("incoming_not_removed", path=str(self._path), error=exc.strerror)
-            os.close(self._fd)
-            self._fd = -1
+        os.close(self._fd)
+        self._fd = -1
 
-    def file(self) -> Path:
-        """The sealed object as a file, which may be linked to. StorageFull, StorageUnavailable."""
+    def link(self, target: Path) -> None:
+        """Give the sealed object a name, in a directory that exists. OSError as os.link; StorageFull, StorageUnavailable."""
         if not self._sealed or self._ended:
             raise StorageUnavailable("an incoming object was placed before it had been sealed, or after it had ended")
+        if self._fd < 0:
+            self._create_near(target.parent)
         if self._path is None:
-            self._create()
-        assert self._path is not None, "it has been created"
-        return self._path
+            link_descriptor(self._fd, target)
+        else:
+            os.link(self._path, target)
 
     def _write_through(self, data: Buffer) -> None:
-        if self._path is None:
+        if self._fd < 0:
             self._create()
             self.content = None
         self._append(data)
 
+    def _create_near(self, directory: Path) -> None:
+        """Create the file of what has been kept in memory."""
+        unnamed = create_unnamed(directory, mode=_OBJECT_MODE)
+        if unnamed is None:
+            self._create()
+        else:
+            self._fd = unnamed
+            self._append(self.content or b"")
+
     def _create(self) -> None:
-        """Create the file, with what has been kept in memory."""
+        """Create the file of what is not known yet to be small, or where files without names are not possible."""
         with translated("creating an incoming file"):
             self._path, self._fd = create_locked(self._directory, suffix=".part", flags=os.O_RDWR, mode=_OBJECT_MODE)
         self._append(self.content or b"")
@@ -122,6 +138,10 @@ class IncomingObject:
         except OSError as exc:
             self.discard()
             raise unavailable(exc, "writing an incoming instance") from exc
+
+    def _file(self) -> Path:
+        assert self._path is not None, "what is not in memory is in a file"
+        return self._path
 
 
 class LandingDirectory:
@@ -155,7 +175,7 @@ class LandingDirectory:
         """Name a sealed object; see ports.LandingStore."""
         sealed, target = _ours(incoming), self._resolve(path)
         with translated(f"placing {path}"):
-            created = self._link(sealed.file(), target)
+            created = self._link(sealed, target)
         if created:
             sealed.discard()
         return Placement(path, created)
@@ -171,22 +191,15 @@ class LandingDirectory:
 
     def restore(self, path: str, content: Buffer) -> None:
         """Write an object anew; see ports.LandingStore."""
-        target, copy = self._resolve(path), self.incoming()
-        try:
-            copy.write(content)
-            copy.seal()
-            with translated(f"restoring {path}"):
-                self._ensure_directory(target.parent)
-                _fsync(copy.file())
-                copy.file().replace(target)
-                fsync_directory(target.parent)
-        finally:
-            copy.discard()
+        target = self._resolve(path)
+        with translated(f"restoring {path}"):
+            self._ensure_directory(target.parent)
+            write_atomically(target, content, mode=_OBJECT_MODE)
 
     def quarantine(self, incoming: Incoming, *, reason: str) -> str:
         """Keep a sealed object aside; see ports.LandingStore."""
         sealed = _ours(incoming)
-        held = self._hold(sealed.file(), reason)
+        held = self._hold(sealed.link, origin=INCOMING, reason=reason)
         sealed.discard()
         return held
 
@@ -198,7 +211,7 @@ class LandingDirectory:
         """Move a placed object into quarantine; see ports.LandingStore."""
         source = self._resolve(path)
         try:
-            held = self._hold(source, reason)
+            held = self._hold(partial(os.link, source), origin=path, reason=reason)
         except FileNotFoundError as exc:
             raise ObjectMissing(f"there is no object {path} to set aside") from exc
         with translated(f"setting {path} aside"):
@@ -220,11 +233,11 @@ class LandingDirectory:
         if status.f_bavail * status.f_frsize < reserve:
             raise StorageFull(f"less than the reserve of {reserve >> 20} MiB is free in {self._root}")
 
-    def _link(self, source: Path, target: Path) -> bool:
+    def _link(self, incoming: IncomingObject, target: Path) -> bool:
         """Whether the name was free and is now the file's."""
         self._ensure_directory(target.parent)
         try:
-            os.link(source, target)
+            incoming.link(target)
         except FileExistsError:
             return False
         except FileNotFoundError:
@@ -232,20 +245,20 @@ class LandingDirectory:
             with self._lock:
                 self._durable.clear()
             self._ensure_directory(target.parent)
-            os.link(source, target)
+            incoming.link(target)
         return True
 
-    def _hold(self, source: Path, reason: str) -> str:
-        """A durable second name in today's quarantine directory. FileNotFoundError if there is no such source."""
+    def _hold(self, link: Callable[[Path], None], *, origin: str, reason: str) -> str:
+        """A durable name in today's quarantine directory, given by `link`. FileNotFoundError if that has nothing to name."""
         now = datetime.now(UTC)
         directory = self._root / QUARANTINE / f"{now:%Y-%m-%d}"
         target = directory / f"{unique_name()}.dcm"
-        sidecar = {"reason": reason, "at": now.isoformat(), "from": source.relative_to(self._root).as_posix()}
+        sidecar = {"reason": reason, "at": now.isoformat(), "from": origin}
         try:
             self._ensure_directory(directory)
-            _fsync(source)
             write_atomically(target.with_suffix(".json"), json.dumps(sidecar, indent=2).encode())
-            os.link(source, target)
+            link(target)
+            _fsync(target)
             fsync_directory(directory)
         except FileNotFoundError:
             target.with_suffix(".json").unlink(missing_ok=True)
@@ -268,6 +281,7 @@ class LandingDirectory:
             fsync_directory(directory.parent)
         else:
             make_directories(directory)
+            spread_children(directory)
         with self._lock:
             if len(self._durable) >= _KNOWN_DIRECTORIES:
                 self._durable.clear()

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from pacs_core.model import InstanceRecord
-from pacs_core.ports import JournalMark, Unsecured
+from pacs_core.ports import Journalled, JournalMark
 from pacs_core.storage.files import abandoned, fsync_directory, make_directories, translated, try_lock, unique_name, write_atomically
 from pacs_core.storage.segments import (
     NO_PROGRESS,
@@ -66,25 +66,13 @@ class JournalReader:
         finally:
             os.close(fd)
 
-    def pending(self, limit: int) -> tuple[Sequence[InstanceRecord], JournalMark]:
-        """The oldest uncommitted records; see ports.Uncommitted."""
-        with translated("reading the journal"):
-            entries, mark = self._read(limit, lambda progress: progress.indexed)
-        return [entry.record for entry in entries], mark
+    def pending(self, limit: int) -> tuple[Sequence[Journalled], JournalMark]:
+        """The oldest uncommitted instances; see ports.Uncommitted."""
+        return self._read(limit, lambda progress: progress.indexed, indexed=False)
 
-    def unsecured(self, limit: int) -> tuple[Sequence[Unsecured], JournalMark]:
-        """The oldest records whose objects may not be synced; see ports.Uncommitted."""
-        with translated("reading the journal"):
-            progress = read_progress(self._directory)
-            entries, mark = self._read(limit, lambda progress: progress.secured)
-        return [
-            Unsecured(
-                entry.record,
-                is_indexed=entry.end <= progress.get(entry.generation, NO_PROGRESS).indexed,
-                content=entry.content,
-            )
-            for entry in entries
-        ], mark
+    def unsecured(self, limit: int) -> tuple[Sequence[Journalled], JournalMark]:
+        """The oldest indexed instances whose objects may not be synced; see ports.Uncommitted."""
+        return self._read(limit, lambda progress: progress.secured, indexed=True)
 
     def done(self, mark: JournalMark) -> None:
         """Remember what is in the index; see ports.Uncommitted."""
@@ -104,20 +92,23 @@ class JournalReader:
             write_atomically(path, json.dumps({"reason": reason, "record": record_to_json(record)}, indent=2).encode())
         return str(path)
 
-    def _read(self, limit: int, start: _Offset) -> tuple[list[Entry], JournalMark]:
-        """The oldest entries that are past a point of their segment's progress."""
+    def _read(self, limit: int, start: _Offset, *, indexed: bool) -> tuple[list[Journalled], JournalMark]:
+        """The oldest instances that are past a point of their segment's progress, and are, or are not, indexed."""
         # What is appended from here on waits for the next call. Segments are read one after another, so otherwise a later
         # append to one could be seen, and an earlier one to another, already read, could not.
         cutoff = time.time_ns()
-        progress = read_progress(self._directory)
-        entries: list[Entry] = []
+        found: list[Journalled] = []
         ends: dict[str, int] = {}
-        for entry in self._oldest_first(progress, start, cutoff):
-            entries.append(entry)
-            ends[entry.generation] = entry.end
-            if len(entries) >= limit:
-                break
-        return entries, JournalMark(tuple(ends.items()))
+        with translated("reading the journal"):
+            progress = read_progress(self._directory)
+            for entry in self._oldest_first(progress, start, cutoff):
+                if indexed is not (entry.end <= progress.get(entry.generation, NO_PROGRESS).indexed):
+                    continue
+                found.append(Journalled(entry.record, entry.content))
+                ends[entry.generation] = entry.end
+                if len(found) >= limit:
+                    break
+        return found, JournalMark(tuple(ends.items()))
 
     def _advance(self, mark: JournalMark, advanced: Callable[[Progress, int], Progress]) -> None:
         if not mark.ends:

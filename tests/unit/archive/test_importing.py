@@ -42,7 +42,7 @@ class Home:
         return Counter(outcome.verdict for outcome in self.run(*paths))
 
     def stored(self) -> set[str]:
-        return {record.SOPInstanceUID for record in JournalReader(self.root / "journal").pending(100_000)[0]}
+        return {entry.record.SOPInstanceUID for entry in JournalReader(self.root / "journal").pending(100_000)[0]}
 
 
 @pytest.fixture

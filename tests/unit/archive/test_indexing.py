@@ -1,3 +1,4 @@
+import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -84,23 +85,19 @@ class Home:
             assert committer.stop()
 
     def append(self, number: int, *, content: bytes = b"data", path: str = "", replaces: bool = False) -> InstanceRecord:
-        """Store and journal an instance, with its content where the journal takes any."""
-        record = self.store(number, content=content, path=path, replaces=replaces)
-        if not self.journal.append(record, self.landing.local_path(record.path).read_bytes()):
+        """Journal an instance with its content, or, where the journal takes none, store its object first."""
+        record, whole = self.made(number, content=content, path=path, replaces=replaces)
+        if not self.journal.append(record, whole):
+            self.store(record.path, whole)
             self.journal.append(record)
         return record
 
-    def store(self, number: int, *, content: bytes = b"data", path: str = "", replaces: bool = False) -> InstanceRecord:
-        """Store an instance as an object alone."""
+    def made(self, number: int, *, content: bytes = b"data", path: str = "", replaces: bool = False) -> tuple[InstanceRecord, bytes]:
+        """The record and the object of an instance."""
         uid = UID(f"1.4.{number}")
-        path = path or f"1.2/1.3/{uid}.dcm"
         request = StoreRequest(UID("1.2.840.10008.5.1.4.1.1.2"), uid, UID("1.2.840.10008.1.2"), ORIGIN)
-        incoming = self.landing.incoming()
-        incoming.write(build_file_meta(request) + content)
-        sha256 = incoming.seal()
-        self.landing.place(incoming, path)
-        incoming.discard()
-        return InstanceRecord(
+        whole = build_file_meta(request) + content
+        record = InstanceRecord(
             uid,
             request.SOPClassUID,
             request.TransferSyntaxUID,
@@ -108,12 +105,21 @@ class Home:
             UID("1.2"),
             {},
             "hot",
-            path,
-            incoming.size,
-            sha256,
+            path or f"1.2/1.3/{uid}.dcm",
+            len(whole),
+            hashlib.sha256(whole).hexdigest(),
             ORIGIN,
             replaces,
         )
+        return record, whole
+
+    def store(self, path: str, content: bytes) -> None:
+        """Store an object, of which nobody is told."""
+        incoming = self.landing.incoming()
+        incoming.write(content)
+        incoming.seal()
+        self.landing.place(incoming, path)
+        incoming.discard()
 
     def objects(self) -> list[str]:
         return sorted(path for path, _ in open_tier(str(self.root / "hot")).list())

@@ -16,8 +16,9 @@ import pydicom.data
 import pytest
 from pydicom.datadict import tag_for_keyword
 
-from pacs_core.archive import ingest
-from pacs_core.archive.ingest import Fate, Ingest, Ingested
+from pacs_core.archive import placing
+from pacs_core.archive.ingest import Ingest
+from pacs_core.archive.placing import Fate, Ingested
 from pacs_core.dicom.file_meta import build_file_meta, read_file_meta
 from pacs_core.errors import (
     DataSetMismatch,
@@ -73,7 +74,7 @@ class Home:
             return ingestion.finish()
 
     def journalled(self) -> list[InstanceRecord]:
-        return list(JournalReader(self.journal).pending(100_000)[0])
+        return [entry.record for entry in JournalReader(self.journal).pending(100_000)[0]]
 
     def files(self) -> list[str]:
         """Everything below the tier, hidden files included."""
@@ -318,7 +319,7 @@ def test_a_held_object_that_cannot_be_read_gives_way_only_if_the_medium_is_at_fa
     def fail(held: BinaryIO, new: BinaryIO) -> bool:
         raise OSError(error, "odd")
 
-    monkeypatch.setattr(ingest, "same_data_set", fail)
+    monkeypatch.setattr(placing, "same_data_set", fail)
     if fate is None:
         with pytest.raises(StorageUnavailable):
             home.store(data_set(), later())

@@ -1,4 +1,4 @@
-"""What a crash of the machine can leave of objects that were never synced, played through on real files."""
+"""What a crash can leave of objects that were never synced, played through on real files."""
 
 import errno
 import os
@@ -7,32 +7,41 @@ from pathlib import Path
 
 import pytest
 
+from pacs_core.archive.indexing import Committer
 from pacs_core.archive.securing import Securer
 from pacs_core.errors import StorageUnavailable
 from pacs_core.model import InstanceRecord
+from pacs_core.storage import writing
 from pacs_core.storage.uncommitted import JournalReader
-from pacs_core.storage.writing import PREALLOCATED_BYTES
 from tests.support.waiting import eventually
 from tests.unit.archive.test_indexing import Home
 
 
+class PooledHome(Home):
+    """A home whose journal takes content."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, content_bytes=writing.PREALLOCATED_BYTES)
+        eventually(lambda: self.journal.append(*self.made(0)), what="a preallocated segment")
+        self.committer().commit_pending()
+        self.securer().step()
+
+    def securer(self) -> Securer:
+        return Securer(JournalReader(self.root / "journal"), self.landing, self.index, patience=0)
+
+    def object_of(self, number: int) -> Path:
+        return self.root / f"hot/1.2/1.3/1.4.{number}.dcm"
+
+    def committed(self, number: int, **options: bytes) -> InstanceRecord:
+        record = self.append(number, **options)  # type: ignore[arg-type]  # of which only the content is given
+        self.committer().commit_pending()
+        return record
+
+
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    home = Home(tmp_path, content_bytes=PREALLOCATED_BYTES)
-    eventually(lambda: home.journal.append(home.store(0), b"x"), what="a preallocated segment")
-    reader = JournalReader(tmp_path / "journal")
-    mark = home.journal.mark()
-    reader.done(mark)
-    reader.secured(mark)
-    return home
-
-
-def securer(home: Home) -> Securer:
-    return Securer(JournalReader(home.root / "journal"), home.landing, home.index)
-
-
-def path_of(home: Home, record: InstanceRecord) -> Path:
-    return home.landing.local_path(record.path)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PooledHome:
+    monkeypatch.setattr(writing, "PREALLOCATED_BYTES", 2 << 20)
+    return PooledHome(tmp_path)
 
 
 def tear(path: Path) -> None:
@@ -47,60 +56,76 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("lose", [Path.unlink, tear, flip])
-@pytest.mark.parametrize("indexed", [False, True])
-def test_an_object_that_a_crash_has_lost_is_written_anew(home: Home, lose: Callable[[Path], None], indexed: bool) -> None:
+def test_a_journalled_instance_is_not_seen_before_it_is_committed(home: PooledHome) -> None:
     record = home.append(1, content=b"precious")
-    content = path_of(home, record).read_bytes()
-    if indexed:
-        home.committer().commit_pending()
-    lose(path_of(home, record))
-    assert securer(home).recover() == frozenset()
-    assert path_of(home, record).read_bytes() == content
-
-
-def test_an_object_that_was_moved_or_deleted_since_stays_away(home: Home) -> None:
-    record = home.append(1)
+    assert not home.object_of(1).exists()
     home.committer().commit_pending()
+    assert home.object_of(1).read_bytes().endswith(b"precious")
+    assert home.index.rows[record.SOPInstanceUID] == record
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, tear, flip])
+def test_an_object_that_a_crash_has_lost_is_written_anew(home: PooledHome, lose: Callable[[Path], None]) -> None:
+    home.committed(1, content=b"precious")
+    content = home.object_of(1).read_bytes()
+    lose(home.object_of(1))
+    home.securer().recover()
+    assert home.object_of(1).read_bytes() == content
+
+
+@pytest.mark.parametrize("left", [b"", b"torn", b"\0" * 400])
+def test_what_a_crash_has_left_under_a_name_gives_way_to_what_is_journalled(home: PooledHome, left: bytes) -> None:
+    home.append(1, content=b"precious")
+    home.store("1.2/1.3/1.4.1.dcm", left)
+    home.committer().commit_pending()
+    assert home.object_of(1).read_bytes().endswith(b"precious")
+    assert [path.read_bytes() for path in home.quarantined()] == [left]
+
+
+def test_a_batch_that_was_placed_before_a_crash_is_placed_again_without_effect(home: PooledHome) -> None:
+    record = home.append(1, content=b"precious")
+    home.index.is_down = True
+    with pytest.raises(Exception, match="PostgreSQL"):
+        home.committer().commit_pending()
+    assert home.object_of(1).exists()
+    home.index.is_down = False
+    home.committer().commit_pending()
+    assert home.index.rows[record.SOPInstanceUID] == record
+    assert home.quarantined() == []
+
+
+def test_an_object_that_was_moved_or_deleted_since_stays_away(home: PooledHome) -> None:
+    record = home.committed(1)
     del home.index.rows[record.SOPInstanceUID]
-    path_of(home, record).unlink()
-    assert securer(home).recover() == frozenset()
-    assert not path_of(home, record).exists()
+    home.object_of(1).unlink()
+    home.securer().recover()
+    assert not home.object_of(1).exists()
 
 
-def test_of_two_arrivals_under_one_name_the_last_one_has_it(home: Home) -> None:
-    first = home.append(1, content=b"damaged later")
-    path_of(home, first).unlink()
-    second = home.append(1, content=b"took its place")
-    content = path_of(home, second).read_bytes()
-    assert securer(home).recover() == frozenset()
-    assert path_of(home, second).read_bytes() == content
-
-
-def test_what_is_nowhere_intact_is_parked_and_not_indexed(home: Home) -> None:
+def test_what_is_not_intact_in_the_journal_is_parked_and_not_indexed(home: PooledHome) -> None:
     """As a crash leaves it that comes while the frame is being synced: nobody was told that it is stored."""
-    record = home.append(1, content=b"x" * 9000)
-    path_of(home, record).unlink()
+    home.append(1, content=b"x" * 9000)
     [segment] = (home.root / "journal").glob("*.journal")
     content = segment.read_bytes()
     segment.write_bytes(content.replace(b"x" * 5000, b"y" * 5000))
     intact = home.append(2)
-    committer = home.committer()
-    committer.commit_pending()
-    assert list(home.index.rows) == [intact.SOPInstanceUID]
+    home.committer().commit_pending()
+    assert sorted(home.index.rows) == ["1.4.0", intact.SOPInstanceUID]
+    assert not home.object_of(1).exists()
     assert len(list((home.root / "journal/parked").iterdir())) == 1
 
 
-def test_what_is_synced_is_forgotten_by_the_journal(home: Home) -> None:
+def test_what_is_synced_is_forgotten_by_the_journal(home: PooledHome) -> None:
     home.append(1)
-    assert securer(home).step() == 1
-    assert JournalReader(home.root / "journal").unsecured(10)[0] == []
-    assert securer(home).step() == 0
+    assert home.securer().step() == 0  # it is not even named
+    home.committer().commit_pending()
+    assert home.securer().step() == 1
+    assert home.securer().step() == 0
 
 
-def test_what_the_medium_did_not_take_is_written_anew(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = home.append(1)
-    inode, failures, real = path_of(home, record).stat().st_ino, [True], os.fsync
+def test_what_the_medium_did_not_take_is_written_anew(home: PooledHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.committed(1)
+    inode, failures, real = home.object_of(1).stat().st_ino, [True], os.fsync
 
     def fail_once(fd: int) -> None:
         if failures and os.fstat(fd).st_ino == inode:
@@ -109,14 +134,14 @@ def test_what_the_medium_did_not_take_is_written_anew(home: Home, monkeypatch: p
         real(fd)
 
     monkeypatch.setattr(os, "fsync", fail_once)
-    content = path_of(home, record).read_bytes()
-    securer(home).step()
-    assert path_of(home, record).read_bytes() == content
-    assert path_of(home, record).stat().st_ino != inode
+    content = home.object_of(1).read_bytes()
+    home.securer().step()
+    assert home.object_of(1).read_bytes() == content
+    assert home.object_of(1).stat().st_ino != inode
 
 
-def test_while_the_medium_takes_nothing_the_journal_keeps_everything(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    home.append(1)
+def test_while_the_medium_takes_nothing_the_journal_keeps_everything(home: PooledHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.committed(1)
 
     def fail(fd: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
@@ -124,8 +149,17 @@ def test_while_the_medium_takes_nothing_the_journal_keeps_everything(home: Home,
     with monkeypatch.context() as broken:
         broken.setattr(os, "fsync", fail)
         with pytest.raises(StorageUnavailable):
-            securer(home).step()
+            home.securer().step()
     assert len(JournalReader(home.root / "journal").unsecured(10)[0]) == 1
-    with securer(home):
+    with home.securer():
         pass
+    assert JournalReader(home.root / "journal").unsecured(10)[0] == []
+
+
+def test_a_committer_secures_what_it_has_committed_before_it_ends(home: PooledHome) -> None:
+    committer: Committer = home.committer()
+    committer.start()
+    record = home.append(1)
+    eventually(lambda: record.SOPInstanceUID in home.index.rows)
+    assert committer.stop()
     assert JournalReader(home.root / "journal").unsecured(10)[0] == []

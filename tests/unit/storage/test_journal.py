@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from pacs_core.errors import StorageFull, StorageUnavailable
 from pacs_core.model import UID, InstanceRecord, Origin
-from pacs_core.ports import JournalMark
-from pacs_core.storage import uncommitted
+from pacs_core.ports import Journalled, JournalMark
+from pacs_core.storage import uncommitted, writing
 from pacs_core.storage.journal import SegmentJournal
 from pacs_core.storage.segments import (
     BLOCK,
@@ -32,7 +32,6 @@ from pacs_core.storage.segments import (
     segments,
 )
 from pacs_core.storage.uncommitted import JournalReader
-from pacs_core.storage.writing import PREALLOCATED_BYTES
 from tests.support.waiting import eventually
 
 RECORD = InstanceRecord(
@@ -54,9 +53,8 @@ def record(number: int) -> InstanceRecord:
     return replace(RECORD, SOPInstanceUID=UID(f"1.4.{number}"))
 
 
-def numbers(records: object) -> list[int]:
-    assert isinstance(records, list)
-    return [int(found.SOPInstanceUID.rsplit(".", 1)[1]) for found in records]
+def numbers(found: Sequence[Journalled]) -> list[int]:
+    return [int(entry.record.SOPInstanceUID.rsplit(".", 1)[1]) for entry in found]
 
 
 def finish(reader: JournalReader, mark: JournalMark) -> None:
@@ -370,10 +368,14 @@ def test_a_segment_that_cannot_be_read_keeps_no_other_from_being_indexed(tmp_pat
     assert numbers(reader.pending(10)[0]) == [1]
 
 
+_PREALLOCATED = 2 << 20
+
+
 @pytest.fixture
-def pooled(tmp_path: Path) -> Iterator[SegmentJournal]:
+def pooled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmentJournal]:
     """A journal with one preallocated segment."""
-    journal = SegmentJournal(tmp_path, content_bytes=PREALLOCATED_BYTES)
+    monkeypatch.setattr(writing, "PREALLOCATED_BYTES", _PREALLOCATED)
+    journal = SegmentJournal(tmp_path, content_bytes=_PREALLOCATED)
     eventually(lambda: segments(tmp_path), what="a preallocated segment")
     yield journal
     journal.close()
@@ -383,23 +385,24 @@ def test_content_is_kept_with_its_record_until_its_object_is_secured(tmp_path: P
     reader = JournalReader(tmp_path)
     assert eventually(lambda: pooled.append(record(0), b"the whole object"))
     pooled.append(record(1))
+    assert reader.unsecured(10)[0] == []
     reader.done(reader.pending(1)[1])
-    (first, second), mark = reader.unsecured(10)
+    (first,), mark = reader.unsecured(10)
     assert first.content is not None
-    assert (first.record, first.is_indexed, first.content.read()) == (record(0), True, b"the whole object")
-    assert (second.record, second.is_indexed, second.content) == (record(1), False, None)
+    assert (first.record, first.content.read()) == (record(0), b"the whole object")
     reader.secured(mark)
     assert reader.unsecured(10)[0] == []
-    assert numbers(reader.pending(10)[0]) == [1]
+    (second,), mark = reader.pending(10)
+    assert (second.record, second.content) == (record(1), None)
 
 
 def test_a_full_segment_is_begun_anew_once_it_is_dealt_with(tmp_path: Path, pooled: SegmentJournal) -> None:
-    reader, content = JournalReader(tmp_path), bytes(1 << 20)
+    reader, content = JournalReader(tmp_path), bytes(1 << 18)
     assert eventually(lambda: pooled.append(record(0), content))
     taken = 1
     while pooled.append(record(taken), content):
         taken += 1
-    assert taken == PREALLOCATED_BYTES // len(content) - 1
+    assert taken == _PREALLOCATED // len(content) - 1
     pooled.append(record(taken))  # a record alone is taken all the same
     mark = pooled.mark()
     assert len(reader.pending(100)[0]) == taken + 1
@@ -414,7 +417,7 @@ def test_a_full_segment_is_begun_anew_once_it_is_dealt_with(tmp_path: Path, pool
 
 def test_what_an_earlier_generation_left_in_a_segment_is_not_read(tmp_path: Path, pooled: SegmentJournal) -> None:
     """Frames of both generations are of one size, so that those of the earlier stand exactly where the next would."""
-    reader, content = JournalReader(tmp_path), bytes((1 << 20) - 1)
+    reader, content = JournalReader(tmp_path), bytes((1 << 18) - 1)
     assert eventually(lambda: pooled.append(record(0), content))
     while pooled.append(record(1), content):
         pass
