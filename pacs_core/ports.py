@@ -25,7 +25,7 @@ class Incoming(Protocol):
     size: int
 
     @property
-    def content(self) -> bytearray | None:
+    def content(self) -> bytearray | bytes | None:
         """Everything written, where that is little enough to be kept in memory. Also after it was placed."""
 
     def write(self, data: Buffer) -> None:
@@ -56,6 +56,9 @@ class LandingStore(Protocol):
 
     def incoming(self) -> Incoming:
         """A new, empty incoming file."""
+
+    def received(self, content: bytes, sha256: str) -> Incoming:
+        """A sealed object, of what was received earlier."""
 
     def place(self, incoming: Incoming, path: str) -> Placement:
         """Give a sealed object its name, atomically; durable only once it is secured.
@@ -125,10 +128,12 @@ class Journalled:
 
     Attributes:
         record: what the index is to be told.
+        appended_at: when, in nanoseconds since 1970.
         content: the object's bytes; None where the object was named and made durable before it was journalled.
     """
 
     record: InstanceRecord
+    appended_at: int
     content: JournalledContent | None
 
 

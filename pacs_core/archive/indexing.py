@@ -1,5 +1,6 @@
 """From the journal to their names and into the index, behind the acknowledgement."""
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -78,6 +79,7 @@ class Committer:
         self._landing = landing
         self._placing = Placing(landing)
         self._recovered = False
+        self._began = time.time_ns()
         self._stopping = threading.Event()
         self._deadline = float("inf")
         self._is_down = False
@@ -119,11 +121,11 @@ class Committer:
         """Give a journalled object its name; the record that the index is to have, None if there is nothing to be told."""
         if entry.content is None:
             return entry.record
-        incoming = self._landing.incoming()
+        content = content_of(entry)
+        incoming = self._landing.received(content, entry.record.sha256)
         try:
-            incoming.write(content_of(entry))
-            if incoming.seal() != entry.record.sha256:
-                # A crash within the append leaves this, and nobody was told that it is stored; so does a failing disk.
+            # What was there when we came may be left by a crash of the machine in the middle of an append, of which nobody was told.
+            if entry.appended_at < self._began and hashlib.sha256(content).hexdigest() != entry.record.sha256:
                 raise ChecksumMismatch("its copy in the journal is not intact")
             duplicates = Duplicates.REPLACE if entry.record.replaces else Duplicates.KEEP_FIRST
             record = self._placing.place(entry.record, incoming, duplicates).record

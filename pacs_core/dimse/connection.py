@@ -25,6 +25,7 @@ ASSOCIATE_LIMIT = 262_144
 # and then would hold its association for ever otherwise.
 _PROGRESS = 65_536
 _STEP = 65_536
+_TICK = 1.0  # seconds after which a read that waits looks at its deadline
 _SHORT_PDU = 4  # the length of the release and abort PDUs
 
 # After our last PDU the peer is to close. Closing first, with bytes of its unread, would reset the connection, and the peer
@@ -48,6 +49,11 @@ _PDV_HEADER = struct.Struct(">LBB")
 _COMMAND, _LAST = 1, 2
 _USER, _PROVIDER = 0, 2  # sources of an A-ABORT (PS3.8 9.3.8)
 _UNRECOGNIZED_PDU, _UNEXPECTED_PDU, _INVALID_PARAMETER = 1, 2, 6  # reasons of a provider's A-ABORT
+
+
+def _timeval(seconds: float) -> bytes:
+    whole = int(seconds)
+    return struct.pack("@ll", whole, max(int((seconds - whole) * 1e6), 0 if whole else 1))
 
 
 class AssociationEnded(PeerUnavailable):
@@ -95,6 +101,10 @@ class Connection:
 
     def __init__(self, sock: socket.socket, *, requestor: bool, timeout: float) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The kernel keeps the time: with time-outs of its own Python would poll before each read and write.
+        sock.settimeout(None)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(min(timeout, _TICK)))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
         self._socket = sock
         self._timeout = timeout
         self._machine = UpperLayer(requestor=requestor)
@@ -239,25 +249,35 @@ class Connection:
         """Have at least `size` bytes in the buffer, from `_start` on; by default within the time for a message's progress."""
         while (have := self._end - self._start) < size:
             self._make_room(min(size, have + _STEP))  # what a header declares is not believed before it comes
-            until = self._deadline if deadline is None else deadline
-            self._socket.settimeout(max(until - time.monotonic(), 0.001))
+            room = self._buffer[self._end :]
+            received = self._receive_into(room, self._deadline if deadline is None else deadline)
+            self._end += received
+            self._received += received
+            if self._received >= _PROGRESS:
+                self._received, self._deadline = 0, time.monotonic() + self._timeout
+            if received < len(room):
+                # A sender that leaves Nagle's algorithm on (DCMTK does) waits for our ACK before it sends the rest of a message,
+                # and the kernel would delay that by 40 ms. The option wears off, so it is set whenever we are about to wait.
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def _receive_into(self, room: memoryview, deadline: float) -> int:
+        """Read what there is, at least a byte. Aborted if there is nothing until the deadline, or nobody any more."""
+        while True:
             try:
-                received = self._socket.recv_into(self._buffer[self._end :])
-            except TimeoutError as exc:
-                raise Aborted("the peer kept silent for too long") from exc
+                received = self._socket.recv_into(room)
+            except BlockingIOError as exc:  # a tick without a byte
+                if time.monotonic() >= deadline:
+                    raise Aborted("the peer kept silent for too long") from exc
+                continue
             except OSError as exc:
                 self._lost(exc)
             if not received:
                 if self._woken:
                     raise Aborted("the association is ended from our side")
                 self._lost(None)
-            self._end += received
-            self._received += received
-            if self._received >= _PROGRESS:
-                self._received, self._deadline = 0, time.monotonic() + self._timeout
-            # A sender that leaves Nagle's algorithm on (DCMTK does) waits for our ACK before it sends the rest of a message,
-            # and the kernel would delay that by 40 ms. The option wears off, so it is set each time.
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            if time.monotonic() > deadline:
+                raise Aborted("the peer took too long")
+            return received
 
     def _lost(self, exc: OSError | None) -> NoReturn:
         with suppress(KeyError):  # it may be over already
@@ -285,10 +305,9 @@ class Connection:
 
     def _send(self, data: bytes | bytearray | memoryview) -> None:
         """Send whole PDUs. Aborted if the peer is gone or does not read for too long."""
-        self._socket.settimeout(self._timeout)
         try:
             self._socket.sendall(data)
-        except TimeoutError as exc:
+        except BlockingIOError as exc:
             raise Aborted("the peer stopped reading") from exc
         except OSError as exc:
             self._lost(exc)

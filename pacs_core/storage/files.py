@@ -12,7 +12,7 @@ import secrets
 import stat
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -52,16 +52,12 @@ def write_all(fd: int, data: Buffer) -> None:
         view = view[os.write(fd, view) :]
 
 
-def write_all_at(fd: int, parts: Sequence[Buffer], offset: int) -> None:
-    """Write every byte of all parts, one behind the other, from an offset on; OSError if that is impossible."""
-    views = [memoryview(part).cast("B") for part in parts]
-    while views:
-        written = os.pwritev(fd, views, offset)
-        offset += written
-        while views and written >= len(views[0]):
-            written -= len(views.pop(0))
-        if views:
-            views[0] = views[0][written:]
+def write_all_at(fd: int, data: Buffer, offset: int) -> None:
+    """Write every byte from an offset on; OSError if that is impossible."""
+    view = memoryview(data).cast("B")
+    while len(view):
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
 
 
 def fsync_directory(path: Path) -> None:

@@ -56,7 +56,7 @@ class IncomingObject:
 
     def __init__(self, directory: Path) -> None:
         self.size = 0
-        self.content: bytearray | None = bytearray()
+        self.content: bytearray | bytes | None = bytearray()
         self._directory = directory
         self._path: Path | None = None
         self._fd = -1
@@ -69,12 +69,16 @@ class IncomingObject:
         if self._sealed or self._ended:
             raise StorageUnavailable("an incoming object was written to after it had been sealed, had failed or had ended")
         size = memoryview(data).nbytes
-        if self.content is not None and self.size + size <= IN_MEMORY:
+        if isinstance(self.content, bytearray) and self.size + size <= IN_MEMORY:
             self.content += data
         else:
             self._write_through(data)
         self._hash.update(data)
         self.size += size
+
+    def adopt(self, content: bytes, sha256: str) -> None:
+        """Be what has been received and hashed already; nothing can be written any more."""
+        self.content, self.size, self._sealed = content, len(content), sha256
 
     def seal(self) -> str:
         """End the writing; see ports.Incoming."""
@@ -170,6 +174,12 @@ class LandingDirectory:
             self._ensure_directory(self._incoming)
             self._check_reserve()
         return IncomingObject(self._incoming)
+
+    def received(self, content: bytes, sha256: str) -> IncomingObject:
+        """A sealed object of known content; see ports.LandingStore."""
+        incoming = self.incoming()
+        incoming.adopt(content, sha256)
+        return incoming
 
     def place(self, incoming: Incoming, path: str) -> Placement:
         """Name a sealed object; see ports.LandingStore."""

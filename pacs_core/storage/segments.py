@@ -11,11 +11,13 @@ Frames follow, each at a multiple of the block size, so that no block of an ackn
     generation (16 bytes), time of the append in nanoseconds since 1970 (uint64), length of the content (uint64),
     length of the record (uint32), CRC-32 of all this and the record (uint32), record (an InstanceRecord as JSON), content
 
-Everything little endian. The content, the whole object where it is small, is there to write the object anew after a
-crash; the SHA-256 in the record proves it. What follows the last frame of the segment's own generation is left from an
-earlier one, or was never acknowledged: frames are synced before anyone is told of them.
+Everything little endian. The content, the whole object where it is small, is written before what precedes it, so that a
+frame that can be read is whole; after a crash of the machine the SHA-256 in the record tells. What follows the last frame of
+the segment's own generation is left from an earlier one, or was never acknowledged: frames are synced before anyone
+is told of them.
 """
 
+import errno
 import json
 import os
 import secrets
@@ -65,9 +67,11 @@ class Content:
 
     def read(self) -> bytes:
         """The bytes. OSError if they cannot be read."""
-        with self.path.open("rb") as stream:
-            stream.seek(self.offset)
-            return stream.read(self.size)
+        with self.path.open("rb", buffering=0) as stream:
+            data = os.pread(stream.fileno(), self.size, self.offset)
+        if len(data) != self.size:
+            raise OSError(errno.EIO, "the segment is too short")
+        return data
 
 
 @dataclass(frozen=True, slots=True)

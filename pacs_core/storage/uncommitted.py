@@ -104,7 +104,7 @@ class JournalReader:
             for entry in self._oldest_first(progress, start, cutoff):
                 if indexed is not (entry.end <= progress.get(entry.generation, NO_PROGRESS).indexed):
                     continue
-                found.append(Journalled(entry.record, entry.content))
+                found.append(Journalled(entry.record, entry.appended_ns, entry.content))
                 ends[entry.generation] = entry.end
                 if len(found) >= limit:
                     break

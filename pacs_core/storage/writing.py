@@ -6,7 +6,6 @@ of its own each time. So content goes into preallocated segments only, and there
 
 import os
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -68,12 +67,14 @@ class WritableSegment:
     def write(self, payload: bytes, content: Buffer | None) -> int:
         """Append a frame whole or, visibly to no one, not at all; returns the offset past it."""
         size = 0 if content is None else memoryview(content).nbytes
-        parts: Sequence[Buffer] = (encode_frame(self.generation, payload, size), *([] if content is None else [content]))
+        head = encode_frame(self.generation, payload, size)
         try:
             if not self._begun:
-                write_all_at(self.fd, [encode_head(self.generation)], 0)
+                write_all_at(self.fd, encode_head(self.generation), 0)
                 self._begun = True
-            write_all_at(self.fd, parts, self.written)
+            if content is not None:
+                write_all_at(self.fd, content, self.written + len(head))
+            write_all_at(self.fd, head, self.written)  # last, because it is what readers look for
         except OSError as exc:
             raise unavailable(exc, "appending to the journal") from exc
         self.written += frame_size(len(payload), size)
