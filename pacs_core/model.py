@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import NewType
 
 from pacs_core.errors import InvalidUID
@@ -21,6 +22,7 @@ Header = dict[str, HeaderValue]
 _UID_FORM = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 
 
+@lru_cache(maxsize=4096)
 def parse_uid(text: str, *, name: str) -> UID:
     """A UID in the form of PS3.5 section 9.1 (at most 64 characters), or InvalidUID naming the attribute."""
     if len(text) > 64 or not _UID_FORM.fullmatch(text):

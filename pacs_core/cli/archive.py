@@ -1,5 +1,6 @@
 """listen, status, import."""
 
+import gc
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ def listen(home: Path | None, *, with_committer: bool) -> None:
     telemetry.configure(settings.log_level)
     prepare_home(settings.home)
     with wiring.listener(settings) as listener, kept_committer(settings) if with_committer else nullcontext():
+        gc.freeze()  # what is there now stays; the collector need not look at it again and again
         listener.bind()
         tell_ready()
         serve_until_signalled(listener.serve, listener.stop)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from struct import Struct
 from typing import BinaryIO
 
@@ -105,6 +106,7 @@ def guess_transfer_syntax(head: bytes) -> str:
     return ExplicitVRBigEndian if group >= 0x0100 and not group & 0xFF else ExplicitVRLittleEndian
 
 
+@lru_cache(maxsize=4096)
 def _short(element: int, vr: bytes, value: str) -> bytes:
     raw = value.encode("latin-1", "replace")
     raw += (b"\0" if vr == b"UI" else b" ") * (len(raw) % 2)

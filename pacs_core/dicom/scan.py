@@ -31,6 +31,7 @@ _INFLATE_STEP = 1 << 20
 _UNDEFINED = 0xFFFFFFFF
 _MAX_DEPTH = 64
 _MAX_INDEXED_ITEMS = 100  # of one sequence
+_SHORT_VALUE = 128  # bytes
 _MAX_VALUE = 64 << 10  # bytes; a longer value is no matching key of anything
 
 _SHORT_VRS = frozenset(
@@ -155,6 +156,10 @@ def _keyword_and_vr(tag: int, little_endian: bool) -> tuple[str, str] | None:
     return (entry[4], entry[0]) if entry[4] else None
 
 
+# Nearly all values of an instance are those of the instance before it.
+_text_of_short = lru_cache(maxsize=4096)(value_text)
+
+
 class _Everything:
     """A container that has it."""
 
@@ -218,7 +223,8 @@ class _Walker:
             vr = dictionary_vr
         if vr not in TEXTUAL_VRS or length > _MAX_VALUE:
             return None
-        return value_text(vr, bytes(self._data[offset : offset + length]), little_endian=self._little_endian, encodings=encodings)
+        text = _text_of_short if length <= _SHORT_VALUE else value_text
+        return text(vr, bytes(self._data[offset : offset + length]), little_endian=self._little_endian, encodings=encodings)
 
     def _items(self, offset: int, length: int, implicit: bool, encodings: Encodings, depth: int) -> list[Header]:
         end = len(self._data) if length == _UNDEFINED else offset + length
