@@ -9,7 +9,7 @@ from typing import Self
 import structlog
 
 from pacs_core.archive.importing import Importer
-from pacs_core.archive.indexing import Committer
+from pacs_core.archive.indexing import Committer, wait_until_committed
 from pacs_core.archive.ingest import Ingest
 from pacs_core.archive.queries import Queries
 from pacs_core.archive.retrieval import Retrieval
@@ -75,6 +75,15 @@ def index_writer(settings: Settings) -> LakeIndexWriter:
 def sql_session(settings: Settings) -> SQLSession:
     """Read-only SQL for people."""
     return SQLSession(catalog_url(settings), settings.index_data)
+
+
+def catch_up(settings: Settings, *, patience: float) -> bool:
+    """Wait until everything acknowledged is in the index, for so many seconds at most; whether it is."""
+    try:
+        wait_until_committed(journal(settings), patience)
+    except UnavailableError:
+        return False
+    return True
 
 
 def peers(settings: Settings) -> Peers:

@@ -18,10 +18,15 @@ from pacs_core.settings import load_settings
 _HELP = r"""SQL ends with a semicolon. \d: tables and columns. \f table|csv|json: format. \q or Ctrl-D: leave."""
 
 
+_PATIENCE = 5.0  # seconds
+
+
 def run(home: Path | None, command: str | None, form: str) -> None:
     """Run one query (-c, or standard input where that is no terminal), else the console."""
     settings = load_settings(home)
     with wiring.sql_session(settings) as session:
+        if not wiring.catch_up(settings, patience=_PATIENCE):
+            sys.stderr.write("pacs: some of what was acknowledged is not in the index yet\n")
         if command is not None:
             _execute(session, command, form)
         elif not sys.stdin.isatty():

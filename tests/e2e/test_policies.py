@@ -12,6 +12,7 @@ from tests.support import scu
 from tests.support.archive import Listener
 from tests.support.part10 import dataset_bytes
 from tests.support.synthetic import Study, save
+from tests.support.waiting import eventually
 
 NewListener = Callable[..., Listener]
 
@@ -68,7 +69,8 @@ def test_objects_are_named_by_date_where_the_layout_says_so(new_listener: NewLis
     (path,) = Study("MR").write(tmp_path / "sent")
     assert scu.store_file(listener.scp, path) == SUCCESS
     after = dt.datetime.now(dt.UTC).date()
-    stored = [str(found.relative_to(listener.home / "hot")) for found in (listener.home / "hot").rglob(path.name)]
+    found = eventually(lambda: list((listener.home / "hot").rglob(path.name)), what="the object")
+    stored = [str(each.relative_to(listener.home / "hot")) for each in found]
     assert stored in [[f"{day:%Y/%m/%d}/{path.name}"] for day in (before, after)]
 
 
