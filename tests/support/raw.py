@@ -48,9 +48,13 @@ class RawAssociation:
             self.send(store_command(sop_class, sop_instance), control=_COMMAND | _LAST)
             for start in range(0, max(len(data), 1), _FRAGMENT):
                 self.send(data[start : start + _FRAGMENT], control=_LAST if start + _FRAGMENT >= len(data) else 0)
-            kind, body = self._pdu()
+            return self.status()
         except ConnectionError:
             return -1
+
+    def status(self) -> int:
+        """That of the next response, or -1 if the association is ended instead."""
+        kind, body = self._pdu()
         return _status(body[6:]) if kind == _P_DATA else -1
 
     def send(self, fragment: bytes, *, control: int) -> None:
