@@ -164,10 +164,13 @@ def end_of(segment: Segment, offset: int) -> int:
 
 
 def is_torn(segment: Segment, end: int) -> bool:
-    """Whether behind the last whole frame there is one that is not: what a crash within an append leaves, or a failing disk."""
-    if not segment.generation:
-        return False
+    """Whether behind the last whole frame there is one that is not: what a crash within an append leaves, or a failing disk.
+
+    A file that does not begin as a segment does, and not with the zeros of one that was never used, counts as torn as a whole.
+    """
     with segment.path.open("rb", buffering=0) as stream:
+        if not segment.generation:
+            return any(os.pread(stream.fileno(), BLOCK, 0))
         return os.pread(stream.fileno(), _GENERATION.size, end) == bytes.fromhex(segment.generation)
 
 

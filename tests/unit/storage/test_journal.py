@@ -180,6 +180,14 @@ def test_a_torn_tail_is_ignored_and_kept_for_a_person(tmp_path: Path, cut: int) 
     assert [path.name for path in (tmp_path / "torn").iterdir()] == [segment.path.name]
 
 
+def test_what_is_no_segment_of_this_format_is_kept_for_a_person(tmp_path: Path) -> None:
+    (tmp_path / "0-1-a.journal").write_bytes(b"something else")
+    (tmp_path / "0-1-b.journal").write_bytes(bytes(2 * BLOCK))
+    with JournalReader(tmp_path).exclusive():
+        assert segments(tmp_path) == []
+    assert [path.name for path in (tmp_path / "torn").iterdir()] == ["0-1-a.journal"]
+
+
 def test_a_flipped_bit_ends_a_segment_before_the_damage(tmp_path: Path) -> None:
     journal = SegmentJournal(tmp_path)
     journal.append(record(0))
