@@ -79,6 +79,9 @@ class LandingStore(Protocol):
     def quarantine(self, incoming: Incoming, *, reason: str) -> str:
         """Keep a sealed file aside, durably, out of the archive's sight; returns where, for the log."""
 
+    def holds(self, path: str) -> bool:
+        """Whether a name is taken."""
+
     def local_path(self, path: str) -> Path:
         """A placed object as a local file, whether or not there is one."""
 

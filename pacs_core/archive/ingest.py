@@ -88,7 +88,7 @@ class Ingest:
 
     def _is_journalled(self, arrived: InstanceRecord, incoming: Incoming) -> bool:
         """Whether the journal has taken an instance as a whole. Under `reject` it must be known now whether the name is free."""
-        if incoming.content is None or self._duplicates is Duplicates.REJECT or self._landing.local_path(arrived.path).exists():
+        if incoming.content is None or self._duplicates is Duplicates.REJECT or self._landing.holds(arrived.path):
             return False
         return self._journal.append(arrived, incoming.content)
 

@@ -72,6 +72,8 @@ class Placing:
         if is_same:
             incoming.discard()
             return Ingested(record, Fate.ALREADY_HELD)
+        if record.origin == arrived.origin:
+            raise ChecksumMismatch(f"the object that holds {arrived.path} is what a crash has left of this very arrival")
         reason = f"SOPInstanceUID {record.SOPInstanceUID} is held already with another data set"
         if duplicates is Duplicates.REJECT:
             raise DuplicateInstance(reason)

@@ -213,6 +213,11 @@ class LandingDirectory:
         sealed.discard()
         return held
 
+    def holds(self, path: str) -> bool:
+        """Whether a name is taken; see ports.LandingStore."""
+        with translated(f"looking for {path}"):
+            return self._resolve(path).exists()
+
     def local_path(self, path: str) -> Path:
         """A placed object as a local file; see ports.LandingStore."""
         return self._resolve(path)

@@ -216,6 +216,17 @@ def test_an_object_that_nobody_was_told_of_is_adopted(home: Home) -> None:
     assert record.origin == REQUEST.origin
 
 
+def test_what_a_crash_has_left_of_the_very_arrival_gives_way_to_it(home: Home) -> None:
+    """A file that was never synced can have any content after a power failure, also one that parses."""
+    path = home.hot / "1.2/1.2.3/1.2.3.4.dcm"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(build_file_meta(REQUEST) + data_set(PatientID="\0\0"))
+    outcome = home.store(data_set())
+    assert outcome.fate is Fate.STORED
+    assert path.read_bytes().endswith(data_set())
+    assert len(home.quarantined()) == 1
+
+
 def test_pydicoms_images_come_back_as_they_were_sent(home: Home) -> None:
     for name in ("CT_small.dcm", "JPEG2000.dcm", "image_dfl.dcm", "MR_small_bigendian.dcm", "reportsi.dcm"):
         content = (BUNDLED / name).read_bytes()
