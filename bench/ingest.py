@@ -1,88 +1,61 @@
 """Ingest: `python -m bench.ingest [--rounds 5] [--quick]`. Instances per second that DCMTK's storescu gets rid of."""
 
-import argparse
 import shutil
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.peers import NODELAY, orthanc, ours, storescp
-from bench.table import Target, interleave, report
-from tests.support.dcmtk import Scp
-from tests.support.processes import clean_environment
-from tests.support.synthetic import Study
+from bench.command import Options, parse, scratch
+from bench.peers import orthanc, ours, settle, storescp
+from bench.storing import Batches, sender
+from bench.table import Ratio, interleave, report
 
-_ENVIRONMENT = clean_environment(**NODELAY)
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    modality: str
+    count: int
+    associations: int
+    targets: tuple[Ratio, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.associations} association{'s' if self.associations > 1 else ''}, {self.count:,} {self.modality}"
+
+
+def _load(modality: str, count: int, associations: int, *, storescp: float, orthanc: float) -> _Load:
+    return _Load(modality, count, associations, (Ratio("pacs", "storescp", storescp), Ratio("pacs", "orthanc", orthanc)))
+
+
+_LOADS = (
+    _load("CT", 800, 1, storescp=1.0, orthanc=4.0),
+    _load("MR", 2000, 1, storescp=0.9, orthanc=3.0),
+    _load("CT", 800, 4, storescp=1.0, orthanc=4.0),
+    _load("MR", 2000, 4, storescp=1.0, orthanc=4.0),
+)
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the instances")
-    options = parser.parse_args()
-    share = 10 if options.quick else 1
-    with tempfile.TemporaryDirectory(prefix="pacs-bench-", dir=Path.cwd().parent) as folder:
-        root = Path(folder)
-        _compare(root / "ct1", "1 association, 800 CT", "CT", 800 // share, 1, options.rounds, (1.0, 4.0))
-        _compare(root / "mr1", "1 association, 2,000 MR", "MR", 2000 // share, 1, options.rounds, (0.9, 3.0))
-        _compare(root / "ct4", "4 associations, 800 CT", "CT", 800 // share, 4, options.rounds, (1.0, 4.0))
-        _compare(root / "mr4", "4 associations, 2,000 MR", "MR", 2000 // share, 4, options.rounds, (1.0, 4.0))
+    options = parse(__doc__)
+    with scratch() as root:
+        for number, load in enumerate(_LOADS):
+            folder = root / str(number)
+            _compare(folder, load, options)
+            shutil.rmtree(folder)
 
 
-def _compare(root: Path, title: str, modality: str, count: int, associations: int, rounds: int, ratios: tuple[float, float]) -> None:
+def _compare(root: Path, load: _Load, options: Options) -> None:
+    batches = Batches(root / "source", load.modality, options.scaled(load.count), load.associations)
     with ExitStack() as stack:
-        peers = {
-            "pacs": stack.enter_context(ours(root / "pacs", listeners=2 if associations > 1 else 1)).scp,
-            "storescp": stack.enter_context(storescp(root / "storescp")),
-            "orthanc": stack.enter_context(orthanc(root / "orthanc")),
+        pacs = stack.enter_context(ours(root / "pacs", listeners=2 if load.associations > 1 else 1))
+        candidates = {
+            "pacs": sender(pacs.scp, batches, settle=lambda: settle(pacs)),
+            "storescp": sender(stack.enter_context(storescp(root / "storescp")), batches),
+            "orthanc": sender(stack.enter_context(orthanc(root / "orthanc")), batches),
         }
-        batches = _Batches(root / "source", modality, count, associations)
-        candidates = {name: _sender(scp, batches) for name, scp in peers.items()}
-        results = interleave(candidates, rounds=rounds)
-    report(f"ingest, {title}", "instances/s", results, us="pacs", targets=[Target("storescp", ratios[0]), Target("orthanc", ratios[1])])
-    shutil.rmtree(root)
-
-
-class _Batches:
-    """Instances that nobody has seen before, one folder an association, made anew for each round."""
-
-    def __init__(self, folder: Path, modality: str, count: int, associations: int) -> None:
-        self._folder, self._modality, self._share, self._associations = folder, modality, count // associations, associations
-        self._round = -1
-
-    @property
-    def count(self) -> int:
-        return self._share * self._associations
-
-    def of_round(self, number: int) -> Sequence[Path]:
-        folders = [self._folder / f"{number}-{i}" for i in range(self._associations)]
-        if number != self._round:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            for folder in folders:
-                Study(self._modality, series=4, instances=self._share // 4).write(folder)
-            self._round = number
-        return folders
-
-
-def _sender(scp: Scp, batches: _Batches) -> Callable[[int], float]:
-    def send(number: int) -> float:
-        folders = batches.of_round(number)
-        commands = [["storescu", "--max-pdu", "131072", "+sd", *scp.arguments(), str(folder)] for folder in folders]
-        started = time.perf_counter()
-        clients = [
-            subprocess.Popen(command, env=_ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in commands
-        ]
-        failed = [client.args for client in clients if client.wait()]
-        elapsed = time.perf_counter() - started
-        if failed:
-            raise SystemExit(f"failed: {failed}")
-        return batches.count / elapsed
-
-    return send
+        results = interleave(candidates, rounds=options.rounds)
+    report(f"ingest, {load.title}", "instances/s", results, us="pacs", targets=load.targets)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,70 @@
+"""Instances that nobody has seen before, and how fast DCMTK's storescu gets rid of them."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench.peers import NODELAY
+from tests.support.dcmtk import Scp
+from tests.support.processes import clean_environment
+from tests.support.synthetic import Study
+
+ENVIRONMENT = clean_environment(**NODELAY)
+MAXIMUM_PDU = ("--max-pdu", "131072")
+_SERIES = 4
+
+
+class Batches:
+    """One folder of instances for each association, made anew for each round."""
+
+    def __init__(self, folder: Path, modality: str, count: int, associations: int = 1) -> None:
+        self.modality = modality
+        self._folder, self._associations = folder, associations
+        self._per_series = count // associations // _SERIES
+        self._round: int | None = None
+
+    @property
+    def count(self) -> int:
+        """Instances of one round."""
+        return self._per_series * _SERIES * self._associations
+
+    def of_round(self, number: int) -> Sequence[Path]:
+        """The folders of a round; those of the round before are removed."""
+        folders = [self._folder / f"{number}-{i}" for i in range(self._associations)]
+        if number != self._round:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            for folder in folders:
+                Study(self.modality, series=_SERIES, instances=self._per_series).write(folder)
+            self._round = number
+        return folders
+
+
+def sender(scp: Scp, batches: Batches, *, settle: Callable[[], object] = lambda: None) -> Callable[[int], float]:
+    """Measures instances per second from the first connection to the last acknowledgement.
+
+    Nobody pays for others: the clock starts when the disk has nothing left to write, and when it has stopped, `settle` waits for
+    what the archive does later.
+    """
+
+    def send(number: int) -> float:
+        folders = batches.of_round(number)
+        os.sync()
+        started = time.perf_counter()
+        store(scp, folders)
+        elapsed = time.perf_counter() - started
+        settle()
+        return batches.count / elapsed
+
+    return send
+
+
+def store(scp: Scp, folders: Sequence[Path]) -> None:
+    """Send folders, each on an association of its own, at the same time."""
+    commands = [["storescu", *MAXIMUM_PDU, "+sd", *scp.arguments(), str(folder)] for folder in folders]
+    clients = [subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in commands]
+    failed = [client.args for client in clients if client.wait()]
+    if failed:
+        raise SystemExit(f"failed: {failed}")
