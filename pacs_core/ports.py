@@ -156,6 +156,9 @@ class Journal(Protocol):
     def committed(self, mark: JournalMark) -> bool:
         """Whether everything before the mark is in the index."""
 
+    def hasten(self) -> None:
+        """Tell the committer that somebody waits, so that it does not."""
+
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
@@ -215,6 +218,9 @@ class Uncommitted(Protocol):
 
     def done(self, mark: JournalMark) -> None:
         """Everything before the mark is in the index: remembered durably, finished segments removed. Repeatable."""
+
+    def hastened_since(self, when: float) -> bool:
+        """Whether somebody has begun to wait since a time, in seconds since 1970."""
 
     def unsecured(self, limit: int) -> tuple[Sequence[Journalled], JournalMark]:
         """Up to `limit` indexed instances whose objects may not be durable, oldest first, and the mark past them."""

@@ -20,6 +20,7 @@ from pacs_core.ports import CommitResult, IndexReader, IndexWriter, Journal, Jou
 log = structlog.get_logger(__name__)
 
 _IDLE_POLL = 0.02  # seconds; how long the first instance after a pause waits at most
+_HASTE = 0.01  # seconds; how long somebody who waits goes unnoticed
 _FOLLOWER_POLL = 0.5
 _LONGEST_BACK_OFF = 2.0
 _QUERY_POLL = 0.003
@@ -37,6 +38,9 @@ def wait_until_committed(journal: Journal, timeout: float) -> None:
     Raises IndexUnavailable after the timeout.
     """
     mark = journal.mark()
+    if journal.committed(mark):
+        return
+    journal.hasten()
     deadline = time.monotonic() + timeout
     while not journal.committed(mark):
         if time.monotonic() > deadline:
@@ -159,11 +163,12 @@ class Committer:
             return
         with self._securer:
             while not self._stopping.is_set():
+                began = time.time()
                 count = self._attempt(self.commit_pending)
                 if count is None:
                     self._wait_out()
                 elif count < self._rows:
-                    self._stopping.wait(self._interval if count else min(_IDLE_POLL, self._interval))
+                    self._pause(began, self._interval if count else min(_IDLE_POLL, self._interval))
             while time.monotonic() < self._deadline and self._attempt(self.commit_pending):
                 pass
 
@@ -184,6 +189,12 @@ class Committer:
             self._is_down = False
             log.info("index_commit_recovered")
         return result
+
+    def _pause(self, began: float, seconds: float) -> None:
+        """Let instances gather, but for nobody who waits since the last commit began."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self._stopping.wait(_HASTE) and not self._uncommitted.hastened_since(began):
+            pass
 
     def _wait_out(self) -> None:
         self._stopping.wait(self._back_off)

@@ -25,7 +25,7 @@ from pacs_core.telemetry import logging as telemetry
 log = structlog.get_logger(__name__)
 
 _LOOK_AGAIN = 0.5  # seconds
-_NICENESS = 5  # the index can wait a little, a modality cannot
+_NICENESS = 0
 
 
 def commit(home: Path | None, *, until_end_of_input: bool) -> None:

@@ -169,12 +169,10 @@ class LakeIndexWriter:
         with self._files.transaction(lake):
             if stale:
                 lake.execute("DELETE FROM lake.instance WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))", [list(stale)])
-            for level in _PARENTS:
-                first_of = self._known.unknown(level, records)
-                new = _absent(lake, level, first_of)
-                if new:
-                    _insert(lake, level, new)
-                seen.extend((level, key) for key in first_of)
+            first_of = {level: self._known.unknown(level, records) for level in _PARENTS}
+            for level, new in _absent(lake, first_of).items():
+                _insert(lake, level, new)
+            seen.extend((level, key) for level, entities in first_of.items() for key in entities)
             _insert(lake, Level.IMAGE, records)
         self._known.add(seen)
 
@@ -235,16 +233,22 @@ def _compare(lake: duckdb.DuckDBPyConnection, plan: KeyPlan) -> tuple[list[Insta
     return missing, [record.SOPInstanceUID for record in missing if record.SOPInstanceUID in found]
 
 
-def _absent(lake: duckdb.DuckDBPyConnection, level: Level, first_of: Mapping[tuple[str, ...], InstanceRecord]) -> list[InstanceRecord]:
-    """The records whose entity of that level has no row."""
-    if not first_of:
-        return []
-    keywords = KEYS[level]
-    narrow = level.key
-    position = keywords.index(narrow)
-    query = f"SELECT {', '.join(keywords)} FROM lake.{level.table} WHERE {narrow} IN (SELECT unnest(?::VARCHAR[]))"  # noqa: S608 constants
-    present = set(lake.execute(query, [list({key[position] for key in first_of})]).fetchall())
-    return [record for key, record in first_of.items() if key not in present]
+def _absent(
+    lake: duckdb.DuckDBPyConnection, first_of: Mapping[Level, Mapping[tuple[str, ...], InstanceRecord]]
+) -> dict[Level, list[InstanceRecord]]:
+    """By level, the records whose entity has no row. One statement for all levels: most of what one takes is its planning."""
+    asked = {level: entities for level, entities in first_of.items() if entities}
+    if not asked:
+        return {}
+    parts, parameters = [], []
+    for level, entities in asked.items():
+        keywords, narrow = KEYS[level], level.key
+        position = keywords.index(narrow)
+        parts.append(f"SELECT '{level}', [{', '.join(keywords)}] FROM lake.{level.table} WHERE {narrow} IN (SELECT unnest(?::VARCHAR[]))")  # noqa: S608 constants
+        parameters.append(list({key[position] for key in entities}))
+    present = {(level, tuple(key)) for level, key in lake.execute(" UNION ALL ".join(parts), parameters).fetchall()}
+    absent = {level: [record for key, record in entities.items() if (level, key) not in present] for level, entities in asked.items()}
+    return {level: records for level, records in absent.items() if records}
 
 
 def _insert(lake: duckdb.DuckDBPyConnection, level: Level, records: Sequence[InstanceRecord]) -> None:

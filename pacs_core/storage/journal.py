@@ -15,7 +15,7 @@ from pacs_core.errors import StorageUnavailable
 from pacs_core.model import InstanceRecord
 from pacs_core.ports import JournalMark
 from pacs_core.storage.files import make_directories, translated, unavailable
-from pacs_core.storage.segments import current_mark, encode_record, is_committed
+from pacs_core.storage.segments import HASTEN, current_mark, encode_record, is_committed
 from pacs_core.storage.writing import SegmentPool, WritableSegment
 
 log = structlog.get_logger(__name__)
@@ -67,6 +67,11 @@ class SegmentJournal:
         """Whether everything before the mark is in the index; see ports.Journal."""
         with translated("reading the journal's state"):
             return is_committed(self._directory, mark)
+
+    def hasten(self) -> None:
+        """Tell the committer that somebody waits; see ports.Journal."""
+        with translated("hastening the committer"):
+            (self._directory / HASTEN).touch()
 
     def close(self) -> None:
         """Let go of all segments, so that the committer can remove them. A later append opens a new one."""

@@ -3,6 +3,7 @@
     <directory>/<time>-<pid>-<random>.journal    a segment; locked by its writer, which uses it again and again
     <directory>/progress.json                    how far each is in the index, and how far its objects are synced
     <directory>/.committer                       locked by the process that commits
+    <directory>/.hasten                          touched by whoever waits for it
     <directory>/torn/, <directory>/parked/       what a person should look at
 
 A segment begins with a block that names its generation: the time at which its writer began it anew, and a random number.
@@ -35,6 +36,7 @@ from pacs_core.ports import JournalMark
 
 SUFFIX = ".journal"
 PROGRESS = "progress.json"
+HASTEN = ".hasten"
 BLOCK = 4096
 
 _MAGIC = b"PACSJRN2"

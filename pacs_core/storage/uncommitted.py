@@ -17,6 +17,7 @@ from pacs_core.model import InstanceRecord
 from pacs_core.ports import Journalled, JournalMark
 from pacs_core.storage.files import abandoned, fsync_directory, make_directories, translated, try_lock, unique_name, write_atomically
 from pacs_core.storage.segments import (
+    HASTEN,
     NO_PROGRESS,
     PROGRESS,
     Entry,
@@ -32,6 +33,8 @@ from pacs_core.storage.segments import (
 log = structlog.get_logger(__name__)
 
 _CLOCK_STEP = 10_000_000_000  # nanoseconds; an append that is further ahead of the clock was made before the clock was set back
+
+_CLOCK_TICK = 0.01  # seconds that the times of files may be behind the clock
 
 _Offset = Callable[[Progress], int]
 
@@ -83,6 +86,13 @@ class JournalReader:
         """Remember whose objects are synced; see ports.Uncommitted."""
         with translated("remembering what is synced"):
             self._advance(mark, lambda progress, end: Progress(progress.indexed, max(end, progress.secured)))
+
+    def hastened_since(self, when: float) -> bool:
+        """Whether somebody waits; see ports.Uncommitted."""
+        try:
+            return (self._directory / HASTEN).stat().st_mtime > when - _CLOCK_TICK
+        except OSError:  # nobody has waited yet
+            return False
 
     def park(self, record: InstanceRecord, *, reason: str) -> str:
         """Keep a record aside; see ports.Uncommitted."""

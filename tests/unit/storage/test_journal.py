@@ -91,6 +91,14 @@ def test_what_is_appended_is_pending_until_it_is_done(tmp_path: Path) -> None:
     assert journal.committed(journal.mark())
 
 
+def test_the_committer_is_told_that_somebody_waits(tmp_path: Path) -> None:
+    journal, reader = SegmentJournal(tmp_path), JournalReader(tmp_path)
+    assert not reader.hastened_since(0)
+    journal.hasten()
+    assert reader.hastened_since(time.time() - 10)
+    assert not reader.hastened_since(time.time() + 10)
+
+
 def test_an_idle_journal_is_committed(tmp_path: Path) -> None:
     journal = SegmentJournal(tmp_path / "journal")
     assert journal.committed(journal.mark())
