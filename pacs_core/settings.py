@@ -49,15 +49,33 @@ class Settings(BaseSettings):
     dicom_port: Port = Field(11112, description="The port of the DICOM listeners.")
     listeners: int = Field(2, ge=1, le=64, description="How many listener processes share the DICOM port.")
     max_associations: int = Field(
-        100,
+        200,
         ge=1,
         le=10_000,
         description="Open associations per listener process; one more is rejected as a temporary, local limit (PS3.8 9.3.4).",
     )
+    max_connections_per_address: int = Field(
+        250,
+        ge=1,
+        le=10_000,
+        description="Connections from one address per listener process, whether or not they have negotiated an association; one more is closed at once. Below `max_associations`, no address alone can take all associations; behind a load balancer all connections come from one address.",
+    )
     association_timeout: float = Field(
-        30, ge=1, le=3600, description="Seconds in which a peer must finish its association request, and answer each message."
+        20, ge=1, le=3600, description="Seconds in which a peer must finish its association request, and answer each message."
     )
     idle_timeout: float = Field(300, ge=1, le=86_400, description="Seconds after which a silent association is aborted.")
+    peer_idle_timeout: float = Field(
+        5,
+        ge=0,
+        le=300,
+        description="Seconds for which an association to a C-MOVE destination is kept for the next C-MOVE. 0: none is kept.",
+    )
+    peer_associations: int = Field(
+        4,
+        ge=1,
+        le=100,
+        description="Associations to one C-MOVE destination at once per listener process. One more waits for `association_timeout`, then its instances fail.",
+    )
     accept_private_sop_classes: bool = Field(False, description="Also store instances of SOP classes that PS3.4 does not define.")
 
     duplicates: Duplicates = Field(

@@ -15,6 +15,7 @@ from pacs_core.archive.queries import Queries
 from pacs_core.archive.retrieval import Retrieval
 from pacs_core.dimse.client import Caller
 from pacs_core.dimse.listener import Limits, Listener
+from pacs_core.dimse.pool import AssociationPool
 from pacs_core.dimse.services.query import QueryService
 from pacs_core.dimse.services.retrieve import Retrieve
 from pacs_core.dimse.services.storage import Storage
@@ -33,6 +34,7 @@ from pacs_core.storage.landing import LandingDirectory
 from pacs_core.storage.tiers import open_tier
 from pacs_core.storage.uncommitted import JournalReader
 from pacs_core.supervisor.postgres import catalog_url
+from pacs_core.telemetry.timing import Timings
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +93,14 @@ def peers(settings: Settings) -> Peers:
     return Peers(Database(catalog_url(settings)))
 
 
+def association_pool(settings: Settings) -> AssociationPool:
+    """Associations to peers, opened in our name. To be closed."""
+    caller = Caller(settings.ae_title, timeout=settings.association_timeout)
+    return AssociationPool(
+        caller, idle=settings.peer_idle_timeout, maximum=settings.peer_associations, patience=settings.association_timeout
+    )
+
+
 def flow_runs(settings: Settings) -> FlowRuns:
     """What the flows did."""
     return FlowRuns(Database(catalog_url(settings)))
@@ -112,6 +122,7 @@ def committer(settings: Settings) -> Committer:
         interval=settings.commit_interval,
         rows=settings.commit_rows,
         patience=settings.journal_bytes // 2,
+        timings=Timings(),
     )
 
 
@@ -198,23 +209,24 @@ def importer(settings: Settings) -> Iterator[Importer]:
 def listener(settings: Settings) -> Iterator[Listener]:
     """One listener process: every service on the DICOM port. It answers as soon as it is bound; the index is opened later."""
     raise_descriptor_limit()
-    with closing(journal(settings, content_bytes=settings.journal_bytes)) as to:
-        yield _listener(settings, to)
+    with closing(journal(settings, content_bytes=settings.journal_bytes)) as to, closing(association_pool(settings)) as pool:
+        yield _listener(settings, to, pool)
 
 
-def _listener(settings: Settings, to: SegmentJournal) -> Listener:
-    queries = Queries(index_reader(settings), to)
-    caller = Caller(settings.ae_title, timeout=settings.association_timeout)
+def _listener(settings: Settings, to: SegmentJournal, pool: AssociationPool) -> Listener:
+    queries, timings = Queries(index_reader(settings), to), Timings()
     services = (
         Verification(),
-        Storage(ingest(settings, to), private=settings.accept_private_sop_classes),
+        Storage(ingest(settings, to), timings, private=settings.accept_private_sop_classes),
         QueryService(queries, ae_title=settings.ae_title),
-        Retrieve(queries, Retrieval(stores(settings)), peers(settings), caller),
+        Retrieve(queries, Retrieval(stores(settings)), peers(settings), pool, timings),
     )
     limits = Limits(
         associations=settings.max_associations,
+        per_address=settings.max_connections_per_address,
         handshake=settings.association_timeout,
         silence=settings.association_timeout,
         idle=settings.idle_timeout,
     )
-    return Listener((settings.dicom_host, settings.dicom_port), ae_title=settings.ae_title, services=services, limits=limits)
+    address = settings.dicom_host, settings.dicom_port
+    return Listener(address, ae_title=settings.ae_title, services=services, limits=limits, timings=timings)

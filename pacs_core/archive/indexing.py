@@ -16,6 +16,7 @@ from pacs_core.dicom.part10 import same_data_set
 from pacs_core.errors import ChecksumMismatch, IndexUnavailable, ObjectMissing, PacsError, StorageUnavailable, UnavailableError
 from pacs_core.model import Duplicates, InstanceRecord, Level, Query, StoredObject
 from pacs_core.ports import CommitResult, IndexReader, IndexWriter, Journal, Journalled, LandingStore, ObjectStore, Uncommitted
+from pacs_core.telemetry.timing import TOTAL, Timings
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +61,7 @@ class Committer:
         interval: seconds between commits while instances keep arriving; the first after a pause goes at once.
         rows: at most this many records in one commit.
         patience: bytes that arrive before their objects are synced in the middle of a burst.
+        timings: where it is recorded how long commits take and how far they lag behind the oldest instance in them.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Committer:
         interval: float,
         rows: int,
         patience: int = 0,
+        timings: Timings | None = None,
     ) -> None:
         self._uncommitted = uncommitted
         self._writer = writer
@@ -82,6 +85,7 @@ class Committer:
         self._securer = Securer(uncommitted, landing, reader, patience=patience)
         self._landing = landing
         self._placing = Placing(landing)
+        self._timings = timings or Timings()
         self._recovered = False
         self._began = time.time_ns()
         self._stopping = threading.Event()
@@ -107,11 +111,14 @@ class Committer:
         self._recover()
         entries, mark = self._uncommitted.pending(self._rows)
         if entries:
+            laps = self._timings.laps("index commit")
             placed = [self._place(entry) for entry in entries]
             self._commit([record for record in placed if record is not None])
             self._uncommitted.done(mark)
             self._securer.note(sum(entry.record.size for entry in entries))
-            log.debug("index_committed", records=len(entries), lag=_lag(entries))
+            laps(TOTAL)
+            self._timings.record("index commit", "lag", lag := _lag(entries))
+            log.debug("index_committed", records=len(entries), lag=lag)
         return len(entries)
 
     def _recover(self) -> int:

@@ -13,7 +13,7 @@ from pacs_core.archive.importing import Verdict, count_files
 from pacs_core.cli import output
 from pacs_core.cli.committing import kept_committer, tell_ready
 from pacs_core.cli.errors import Failed
-from pacs_core.cli.stopping import serve_until_signalled
+from pacs_core.cli.stopping import leave, serve_until_signalled
 from pacs_core.errors import UnavailableError
 from pacs_core.index.reader import IndexCounts, TierCounts
 from pacs_core.settings import Settings, load_settings
@@ -32,6 +32,7 @@ def listen(home: Path | None, *, with_committer: bool) -> None:
         listener.bind()
         tell_ready()
         serve_until_signalled(listener.serve, listener.stop)
+    leave()
 
 
 def status(home: Path | None, form: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from pacs_core import wiring
-from pacs_core.cli.stopping import serve_until_signalled
+from pacs_core.cli.stopping import leave, serve_until_signalled
 from pacs_core.settings import Settings, load_settings
 from pacs_core.storage.files import make_directories, translated, try_lock
 from pacs_core.supervisor.runtime import prepare_home
@@ -25,7 +25,6 @@ from pacs_core.telemetry import logging as telemetry
 log = structlog.get_logger(__name__)
 
 _LOOK_AGAIN = 0.5  # seconds
-_NICENESS = 0
 
 
 def commit(home: Path | None, *, until_end_of_input: bool) -> None:
@@ -33,13 +32,13 @@ def commit(home: Path | None, *, until_end_of_input: bool) -> None:
     settings = load_settings(home)
     telemetry.configure(settings.log_level)
     prepare_home(settings.home)
-    os.nice(_NICENESS)
     stopping = threading.Event()
     if until_end_of_input:
         threading.Thread(target=_await_end_of_input, args=(stopping,), daemon=True).start()
     with wiring.committing(settings):
         tell_ready()
         serve_until_signalled(partial(_wait_for, stopping), stopping.set)
+    leave()  # DuckDB's threads have been seen to abort a process whose interpreter goes away under them
 
 
 def _wait_for(event: threading.Event) -> None:

@@ -1,7 +1,7 @@
 """echo, store, find, move, get: the archive's own SCU on the command line."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 
 from pacs_core import wiring
-from pacs_core.archive.retrieval import DataSetFile
+from pacs_core.archive.retrieval import open_data_set
 from pacs_core.cli import output
 from pacs_core.cli.errors import Failed
 from pacs_core.dicom.file_meta import read_file_meta
@@ -22,6 +22,7 @@ from pacs_core.dimse.fetching import FolderReceiver, storage_proposals
 from pacs_core.dimse.identifiers import header_of
 from pacs_core.dimse.information_models import Operation, sop_class
 from pacs_core.dimse.negotiation import Proposal
+from pacs_core.dimse.pool import AssociationPool
 from pacs_core.dimse.request_form import MAXIMUM_CONTEXTS
 from pacs_core.dimse.services.verification import VERIFICATION
 from pacs_core.errors import ConfigurationError, PacsError
@@ -80,13 +81,13 @@ class _LocalInstance:
     SOPClassUID: str
     SOPInstanceUID: str
     TransferSyntaxUID: str
-    source: DataSetFile
+    path: Path
 
 
 def store(to: Target, paths: Sequence[Path]) -> None:
     """C-STORE of every DICOM file below the paths. Failed if one of them is not a DICOM file or is not accepted."""
     failures = 0
-    with output.progress("sent") as progression:
+    with output.progress("sent") as progression, closing(AssociationPool(to.caller, idle=0)) as pool:
         instances = []
         for path in _files(paths):
             try:
@@ -94,11 +95,11 @@ def store(to: Target, paths: Sequence[Path]) -> None:
             except (PacsError, OSError) as exc:
                 failures += 1
                 progression.line(f"{_printable(path)}: not sent: {exc}")
-        for outcome in sending.deliver(to.caller, to.peer, instances, lambda instance: instance.source):
+        for outcome in sending.deliver(pool, to.peer, instances, lambda instance: open_data_set(instance.path)):
             progression.advance(total=len(instances))
             if not sending.is_success(outcome.status):
                 failures += 1
-                progression.line(f"{_printable(outcome.instance.source.path)}: status {outcome.status:04X} {outcome.reason}".rstrip())
+                progression.line(f"{_printable(outcome.instance.path)}: status {outcome.status:04X} {outcome.reason}".rstrip())
     if failures:
         raise Failed
 
@@ -114,7 +115,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 def _local_instance(path: Path) -> _LocalInstance:
     with path.open("rb") as file:
         meta = read_file_meta(file)
-    return _LocalInstance(meta.SOPClassUID, meta.SOPInstanceUID, meta.TransferSyntaxUID, DataSetFile(path, meta.data_offset))
+    return _LocalInstance(meta.SOPClassUID, meta.SOPInstanceUID, meta.TransferSyntaxUID, path)
 
 
 def find(to: Target, level: str, root: str, keys: Sequence[str], form: str) -> None:

@@ -83,7 +83,7 @@ def read_file_meta(stream: BinaryIO) -> FileMeta:
     Raises UnreadableDataSet if there is nothing behind it.
     """
     head = stream.read(_FIRST_READ)
-    if len(head) == _FIRST_READ and not _holds_group(head):
+    if len(head) == _FIRST_READ and data_set_offset(head) is None:
         head += stream.read(LARGEST_META - len(head))
     values, offset = _elements(head, _group_offset(head))
     if len(head) == offset:
@@ -95,6 +95,15 @@ def read_file_meta(stream: BinaryIO) -> FileMeta:
         origin=_origin(values),
         data_offset=offset,
     )
+
+
+def data_set_offset(head: bytes) -> int | None:
+    """Where the data set begins, as the first bytes of a file tell; None where they do not, and more of it must be read."""
+    try:
+        offset = _elements(head, _group_offset(head))[1]
+    except UnreadableDataSet:
+        return None
+    return offset if len(head) - offset >= _HEAD.size else None
 
 
 def guess_transfer_syntax(head: bytes) -> str:
@@ -119,14 +128,6 @@ def _long(element: int, vr: bytes, value: bytes) -> bytes:
 
 def _group_offset(head: bytes) -> int:
     return len(_PREAMBLE) + len(PREFIX) if head[128:132] == PREFIX else 0
-
-
-def _holds_group(head: bytes) -> bool:
-    """Whether the meta group, and the beginning of what follows it, are in the first bytes of a file."""
-    try:
-        return len(head) - _elements(head, _group_offset(head))[1] >= _HEAD.size
-    except UnreadableDataSet:
-        return False
 
 
 def _elements(data: bytes, offset: int) -> tuple[dict[int, bytes], int]:

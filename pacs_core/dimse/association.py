@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
 from pacs_core.dimse import command as commands
 from pacs_core.dimse.command import DATA_SET, NO_DATA_SET, Command, CommandField
@@ -104,11 +103,6 @@ class Association:
         """Send a message."""
         command.CommandDataSetType = NO_DATA_SET if data is None else DATA_SET
         self.connection.send_message(context.id, commands.encode(command), data or b"")
-
-    def send_file(self, context: Context, command: Command, file: BinaryIO, size: int) -> None:
-        """Send a message whose data set is the next `size` bytes of a file."""
-        command.CommandDataSetType = DATA_SET
-        self.connection.send_file(context.id, commands.encode(command), file, size)
 
     def receive_response(self, message_id: int) -> tuple[Context, Command]:
         """The response to a request of ours. Cancellations of the peer's own requests are remembered on the way."""

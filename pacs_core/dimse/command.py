@@ -22,6 +22,9 @@ class CommandField(IntEnum):
     C_CANCEL = 0x0FFF
 
 
+_OPERATIONS = {field.value: field.name.replace("_", "-") for field in CommandField}
+
+
 @dataclass(slots=True)
 class Command:
     """A command set. Attributes are the keywords of PS3.7 annex E; None stands for absent."""
@@ -55,6 +58,11 @@ class Command:
     def is_response(self) -> bool:
         """Whether it answers a request."""
         return bool(self.CommandField & RESPONSE)
+
+    @property
+    def operation(self) -> str:
+        """The operation that it asks for or answers, such as C-STORE; "other" where it is none of CommandField."""
+        return _OPERATIONS.get(self.CommandField & ~RESPONSE, "other")
 
     def response(self, status: int, *, error_comment: str | None = None) -> "Command":
         """The response to this request, without a data set."""

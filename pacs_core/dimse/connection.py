@@ -9,10 +9,10 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
 from pacs_core.dimse.upper_layer import TABLE, Action, Event, State, UpperLayer
 from pacs_core.errors import PeerUnavailable
@@ -31,6 +31,7 @@ _SHORT_PDU = 4  # the length of the release and abort PDUs
 # After our last PDU the peer is to close. Closing first, with bytes of its unread, would reset the connection, and the peer
 # might never see what we sent (the ARTIM timer of PS3.8 9.1.5; a short one, since nothing depends on it but politeness).
 _LINGER = 0.1
+_SHORT_LINGER = 0.02  # where everything else has ended
 
 _ASSOCIATE_RJ, _P_DATA, _RELEASE_RQ, _RELEASE_RP, _ABORT = 3, 4, 5, 6, 7
 _EVENTS = {
@@ -120,8 +121,8 @@ class Connection:
         self._between = True  # no command set or data set is being read
         self._deadline = 0.0  # for the next _PROGRESS bytes of the one that is
         self._received = 0
-        self._outgoing = bytearray()
         self._woken = False
+        self._linger_for = _LINGER
         self.peer_maximum = 16_384
 
     # Opening
@@ -203,9 +204,10 @@ class Connection:
         return Fragment(context_id, bool(control & _COMMAND), last, self._take(size))
 
     def _begin_pdu(self, timeout: float) -> None:
-        self._fill(6, deadline=time.monotonic() + timeout if self._between else self._deadline)
-        if self._between:
+        if self._between:  # the time for a message begins with its first byte
+            self._fill(1, deadline=time.monotonic() + timeout)
             self._between, self._received, self._deadline = False, 0, time.monotonic() + self._timeout
+        self._fill(6)
         pdu_type, length = _HEADER.unpack_from(self._buffer, self._start)
         if self._react(pdu_type) is Action.INDICATE_RELEASE:
             self._fill(6 + _SHORT_PDU)
@@ -325,42 +327,39 @@ class Connection:
         self._send(pdus)
 
     def _chunks(self, payload: bytes) -> Iterator[tuple[memoryview, bool]]:
-        view, size = memoryview(payload), self._fragment_size()
+        view, size = memoryview(payload), self.fragment_size
         for start in range(0, max(len(view), 1), size):
             yield view[start : start + size], start + size >= len(view)
 
-    def send_file(self, context_id: int, command: bytes, file: BinaryIO, size: int) -> None:
-        """A command set with the next `size` bytes of a file as its data set, never whole in memory.
+    def send_blocks(self, blocks: Iterable[memoryview]) -> None:
+        """A message that was laid out for this connection (`outgoing`). What getting a block raises leaves it half sent: then
+        only `abort` is left."""
+        self._machine.on(Event.DATA_REQUEST)
+        for block in blocks:
+            self._send(block)
 
-        OSError if the file cannot be read to there: the message is then half sent, and only `abort` is left.
-        """
-        self.send_message(context_id, command)
-        room = min(self._fragment_size(), max(size, 1))
-        if len(self._outgoing) < room + 12:
-            self._outgoing = bytearray(room + 12)
-        pdu, left = memoryview(self._outgoing), size
-        while True:
-            count = min(left, room)
-            if count and file.readinto(pdu[12 : 12 + count]) != count:  # type: ignore[attr-defined]  # buffered readers have it
-                raise OSError("the file is shorter than it was")
-            left -= count
-            _HEADER.pack_into(pdu, 0, _P_DATA, count + 6)
-            _PDV_HEADER.pack_into(pdu, 6, count + 2, context_id, 0 if left else _LAST)
-            self._send(pdu[: 12 + count])
-            if not left:
-                return
-
-    def _fragment_size(self) -> int:
+    @property
+    def fragment_size(self) -> int:
+        """Bytes of a message that the peer takes in one PDU."""
         # 0 means that the peer takes any size (PS3.8 annex D.1). Fragments but the last must be of even length.
         limit = min(self.peer_maximum or MAXIMUM_LENGTH, MAXIMUM_LENGTH)
         return max(limit - 6, 2) & ~1
 
     # Ending
 
-    def release(self) -> None:
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an association, as far as is known from what was read and written."""
+        return self._machine.state is State.ESTABLISHED
+
+    def fileno(self) -> int:
+        """The descriptor, for whoever waits for several connections at once."""
+        return self._socket.fileno()
+
+    def release(self, *, timeout: float | None = None) -> None:
         """Release in order, as the one who asks (PS3.8 7.2). AssociationEnded if the peer ends it otherwise.
 
-        Does nothing where there is no association any more.
+        Does nothing where there is no association any more. The peer has `timeout` seconds, by default as for any answer.
         """
         if not self._may(Event.RELEASE_REQUEST):
             return
@@ -370,7 +369,7 @@ class Connection:
         self._machine.on(Event.RELEASE_REQUEST)
         self._send_short(_RELEASE_RQ)
         while self._machine.state not in (State.IDLE, State.AWAITING_CLOSE):
-            self._receive_pdu(time.monotonic() + self._timeout)
+            self._receive_pdu(time.monotonic() + (timeout or self._timeout))
             if self._may(Event.RELEASE_RESPONSE):  # the peer asked at the same time (PS3.8 7.2.2)
                 self.confirm_release()
 
@@ -403,7 +402,7 @@ class Connection:
         self._socket.close()
 
     def _linger(self) -> None:
-        deadline = time.monotonic() + _LINGER
+        deadline = time.monotonic() + self._linger_for
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
             while (left := deadline - time.monotonic()) > 0:
@@ -417,3 +416,7 @@ class Connection:
         self._woken = True
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)
+
+    def hurry(self) -> None:
+        """Have `close` wait hardly at all. Any thread."""
+        self._linger_for = _SHORT_LINGER

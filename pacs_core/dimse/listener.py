@@ -16,20 +16,22 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from pacs_core.dimse.association import Association
-from pacs_core.dimse.command import CommandField
+from pacs_core.dimse.account import ServedAssociation, log_closed
+from pacs_core.dimse.admission import Admission, Refused
+from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.connection import AssociationEnded, Connection, ReleaseRequested
-from pacs_core.dimse.negotiation import Acceptance, NotAccepted, Rejection, accept
+from pacs_core.dimse.negotiation import Acceptance, Acceptor, Context, NotAccepted, Rejection
 from pacs_core.dimse.services import UNRECOGNIZED_OPERATION, Service
 from pacs_core.dimse.services.query import accept_extended
 from pacs_core.dimse.services.retrieve import accept_peer_as_scp
 from pacs_core.errors import ConfigurationError
+from pacs_core.telemetry.sparing import Sparing
+from pacs_core.telemetry.timing import TOTAL, Tally, Timings
 
 log = structlog.get_logger(__name__)
 
-# Connections that have not negotiated yet, beside the associations that have.
-_HANDSHAKES = 200
 _BACKLOG = 512
+_ACCEPT_AGAIN = 0.1  # seconds; no descriptors are left, most likely
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +40,25 @@ class Limits:
 
     Attributes:
         associations: open at once; one more is rejected (transient, local limit exceeded).
-        handshake: seconds in which a peer must finish its association request.
+        per_address: connections at once from one address, negotiated or not; one more is closed at once.
+        handshake: seconds in which a peer must finish its association request, however busily it sends.
         silence: seconds that a peer may keep silent within a message.
         idle: seconds that an association may stay without a message.
     """
 
-    associations: int = 100
-    handshake: float = 30
-    silence: float = 30
+    associations: int = 200
+    per_address: int = 250
+    handshake: float = 20
+    silence: float = 20
     idle: float = 300
 
 
 @dataclass(slots=True, eq=False)
 class _Session:
     connection: Connection
+    address: str
+    peer: str
+    accepted_at: float
     idle: bool = True  # nothing is lost if it is ended now
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -63,17 +70,23 @@ class Listener:
         address: host and port to bind to.
         ae_title: ours; other called AE titles are rejected.
         services: what is offered. The first that supports an abstract syntax serves it.
+        limits: what is granted.
+        timings: takes note of how long each negotiation and each operation takes.
     """
 
-    def __init__(self, address: tuple[str, int], *, ae_title: str, services: Sequence[Service], limits: Limits) -> None:
+    def __init__(
+        self, address: tuple[str, int], *, ae_title: str, services: Sequence[Service], limits: Limits, timings: Timings | None = None
+    ) -> None:
         self._address = address
         self._services = services
         self._limits = limits
-        self._policy = Acceptance(self._supports, accept_peer_as_scp, accept_extended, ae_title)
+        self._acceptor = Acceptor(Acceptance(self._supports, accept_peer_as_scp, accept_extended, ae_title))
+        self._timings = timings or Timings()
+        self._admission = Admission(associations=limits.associations, per_address=limits.per_address)
+        self._refusals = Sparing()
         self._ids = itertools.count(1)
         self._sessions: set[_Session] = set()
-        self._open = 0
-        self._lock = threading.Lock()
+        self._left = threading.Condition()  # guards the sessions, and tells when one has left
         self._stopping = threading.Event()
         self._socket: socket.socket | None = None
 
@@ -105,10 +118,11 @@ class Listener:
             except OSError:
                 if self._stopping.is_set():
                     break
-                log.exception("accept_failed")
-                self._stopping.wait(0.1)
+                if (unlogged := self._refusals.admit()) is not None:
+                    log.exception("accept_failed", unlogged_before=unlogged)
+                self._stopping.wait(_ACCEPT_AGAIN)
                 continue
-            self._admit(sock, f"{peer[0]}:{peer[1]}")
+            self._admit(sock, peer[0], f"{peer[0]}:{peer[1]}")
         self._finish()
 
     def stop(self) -> None:
@@ -124,84 +138,100 @@ class Listener:
     def _finish(self) -> None:
         assert self._socket is not None
         self._socket.close()
-        with self._lock:
-            sessions = list(self._sessions)
-        for session in sessions:
-            with session.lock:
-                if session.idle:
-                    session.connection.end_reading()
-        deadline = time.monotonic() + self._limits.silence
-        while self._sessions and time.monotonic() < deadline:
-            time.sleep(0.01)
+        with self._left:
+            for session in self._sessions:
+                session.connection.hurry()
+                with session.lock:
+                    if session.idle:
+                        session.connection.end_reading()
+            self._left.wait_for(lambda: not self._sessions, self._limits.silence)
 
-    def _admit(self, sock: socket.socket, peer: str) -> None:
-        session = _Session(Connection(sock, requestor=False, timeout=self._limits.silence))
-        with self._lock:
-            crowded = len(self._sessions) >= self._limits.associations + _HANDSHAKES
-            if not crowded:
-                self._sessions.add(session)
-        if crowded:
-            log.warning("connection_refused", peer=peer, reason="too many connections")
-            sock.close()
-            return
+    def _admit(self, sock: socket.socket, address: str, peer: str) -> None:
+        """Give a connection a thread, or close it."""
         try:
-            threading.Thread(target=self._run, args=(session, peer), name=f"assoc-{peer}", daemon=True).start()
-        except RuntimeError:  # no more threads are to be had
-            log.exception("connection_refused", peer=peer, reason="no thread")
-            sock.close()
-            with self._lock:
-                self._sessions.discard(session)
+            self._admission.enter(address)
+        except Refused as exc:
+            self._refuse(sock, peer, str(exc))
+            return
+        session = _Session(Connection(sock, requestor=False, timeout=self._limits.silence), address, peer, time.perf_counter())
+        with self._left:
+            self._sessions.add(session)
+        try:
+            threading.Thread(target=self._run, args=(session,), name=f"assoc-{peer}", daemon=True).start()
+        except RuntimeError:
+            self._refuse(sock, peer, "no more threads are to be had")
+            self._leave(session)
 
-    def _run(self, session: _Session, peer: str) -> None:
+    def _refuse(self, sock: socket.socket, peer: str, reason: str) -> None:
+        sock.close()
+        if (unlogged := self._refusals.admit()) is not None:
+            log.warning("connection_refused", peer=peer, reason=reason, unlogged_before=unlogged)
+
+    def _leave(self, session: _Session) -> None:
+        self._admission.leave(session.address)
+        with self._left:
+            self._sessions.discard(session)
+            self._left.notify_all()
+
+    def _run(self, session: _Session) -> None:
         """The life of one connection. A process boundary: whatever goes wrong ends this association only."""
         try:
-            self._converse(session, peer)
+            with self._timings.tally() as tally:
+                self._converse(session, tally)
         except AssociationEnded as exc:
-            log.info("connection_ended", peer=peer, reason=str(exc))
+            log.info("connection_ended", peer=session.peer, reason=str(exc))
         except Exception:
-            log.exception("association_failed", peer=peer)
+            log.exception("association_failed", peer=session.peer)
         finally:
             session.connection.abort()  # says nothing where the association has ended in another way
-            with self._lock:
-                self._sessions.discard(session)
+            self._leave(session)
 
-    def _converse(self, session: _Session, peer: str) -> None:
+    def _converse(self, session: _Session, tally: Tally) -> None:
         connection = session.connection
         try:
-            answer, agreement = accept(connection.await_request(timeout=self._limits.handshake), self._policy)
+            answer, agreement = self._acceptor.accept(connection.await_request(timeout=self._limits.handshake))
             with self._slot():
                 connection.peer_maximum = agreement.peer_maximum
                 connection.accept(answer)
-                self._serve(session, Association(f"{os.getpid()}-{next(self._ids)}", connection, agreement, peer))
+                self._note_negotiation(session, "accepted")
+                self._serve(session, ServedAssociation(f"{os.getpid()}-{next(self._ids)}", connection, agreement, session.peer), tally)
         except NotAccepted as exc:
-            log.warning("association_rejected", peer=peer, reason=str(exc))
+            log.warning("association_rejected", peer=session.peer, reason=str(exc))
             connection.reject(exc.rejection.encode())
+            self._note_negotiation(session, "rejected")
+
+    def _note_negotiation(self, session: _Session, status: str) -> None:
+        self._timings.record("association", "negotiation", time.perf_counter() - session.accepted_at, status=status)
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
-        """One of the associations that may be open at once; NotAccepted if there is none."""
-        with self._lock:
-            if self._stopping.is_set() or self._open >= self._limits.associations:
-                raise NotAccepted(Rejection.LOCAL_LIMIT_EXCEEDED, f"{self._open} associations are open")
-            self._open += 1
+        """One of the associations that may be open at once; NotAccepted, for now, if there is none."""
+        if self._stopping.is_set():
+            raise NotAccepted(Rejection.TEMPORARY_CONGESTION, "the archive is stopping")
+        try:
+            self._admission.associate()
+        except Refused as exc:
+            raise NotAccepted(Rejection.LOCAL_LIMIT_EXCEEDED, str(exc)) from exc
         try:
             yield
         finally:
-            with self._lock:
-                self._open -= 1
+            self._admission.dissociate()
 
-    def _serve(self, session: _Session, assoc: Association) -> None:
-        log.info("association_opened", association=assoc.id, peer=assoc.peer_address, calling=assoc.agreement.calling_ae)
+    def _serve(self, session: _Session, assoc: ServedAssociation, tally: Tally) -> None:
+        log.debug("association_opened", association=assoc.id, peer=assoc.peer_address, calling=assoc.agreement.calling_ae)
+        reason, in_order = "crashed", False
         try:
             while True:
                 self._serve_one(session, assoc)
         except ReleaseRequested:
+            reason, in_order = "released", True
             assoc.connection.confirm_release()
-            log.info("association_released", association=assoc.id)
         except AssociationEnded as exc:
-            log.warning("association_ended", association=assoc.id, reason=str(exc))
+            reason = str(exc)
+        finally:
+            log_closed(assoc, tally, reason=reason, in_order=in_order, seconds=time.perf_counter() - session.accepted_at)
 
-    def _serve_one(self, session: _Session, assoc: Association) -> None:
+    def _serve_one(self, session: _Session, assoc: ServedAssociation) -> None:
         with session.lock:
             session.idle = True
         if self._stopping.is_set():
@@ -213,6 +243,13 @@ class Listener:
             # A cancel may come when the operation has just ended; neither has an answer (PS3.7 9.3.2.3).
             assoc.skip_data_set(context, command)
             return
+        started = time.perf_counter()
+        try:
+            self._perform(assoc, context, command)
+        finally:
+            self._timings.record(command.operation, TOTAL, time.perf_counter() - started, status=assoc.take_status())
+
+    def _perform(self, assoc: ServedAssociation, context: Context, command: Command) -> None:
         assoc.forget_cancellations()
         service = self._service(context.abstract_syntax)
         if service is None or not context.as_scp:

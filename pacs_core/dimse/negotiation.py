@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import TypeVar
 
 from pydicom.uid import UID as PydicomUID
@@ -30,6 +31,8 @@ _PDU = TypeVar("_PDU", A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ)
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+
+_REMEMBERED, _LONGEST_REMEMBERED = 64, 32_768  # requests, and bytes of each
 
 _ACCEPTED, _NO_ABSTRACT_SYNTAX, _NO_TRANSFER_SYNTAX = 0, 3, 4
 
@@ -139,6 +142,28 @@ def accept(request: bytes, policy: Acceptance) -> tuple[bytes, Agreement]:
     answer.user_information += [*(_role(uid, *role) for uid, role in granted.items()), *(_extended(*item) for item in extended.items())]
     contexts = _contexts(results, granted, acceptor=True)
     return with_reserved_fields_of(A_ASSOCIATE_AC(answer).encode(), request), _agreement(pdu, contexts, extended)
+
+
+class Acceptor:
+    """Answers association requests by one policy. Thread-safe.
+
+    It remembers its latest answers: a client asks for the same each time, and taking a request of a hundred contexts apart costs
+    more than an instance. What is unusually long is not worth the memory.
+
+    Args:
+        policy: what is supported; it never changes.
+    """
+
+    def __init__(self, policy: Acceptance) -> None:
+        self._policy = policy
+        self._remembered = lru_cache(maxsize=_REMEMBERED)(self._accept)
+
+    def accept(self, request: bytes) -> tuple[bytes, Agreement]:
+        """As the function `accept`."""
+        return self._remembered(request) if len(request) <= _LONGEST_REMEMBERED else self._accept(request)
+
+    def _accept(self, request: bytes) -> tuple[bytes, Agreement]:
+        return accept(request, self._policy)
 
 
 def request(calling_ae: str, called_ae: str, proposals: Sequence[Proposal], *, extended: Mapping[str, bytes] | None = None) -> bytes:

@@ -19,7 +19,7 @@ _VERSION_NAME = 0x55
 _LONGEST_VERSION_NAME, _LONGEST_UID = 16, 64
 MAXIMUM_CONTEXTS = 128
 _TRANSFER_SYNTAXES = 256
-_NO_SYNTAX = b"0.0"  # stands for a UID that cannot be one: it is supported by nobody
+_NO_SYNTAX = b"0.0"  # stands for a UID that is missing or cannot be one: it is supported by nobody
 _NO_TITLE = b"-".ljust(16)
 
 _ITEM = struct.Struct(">BxH")
@@ -79,6 +79,8 @@ def _context(content: bytes, seen: set[int]) -> bytes:
     syntaxes = list(_items(content[4:]))
     if len(seen) > MAXIMUM_CONTEXTS or len(syntaxes) > _TRANSFER_SYNTAXES:
         raise ProtocolViolation("more presentation contexts or transfer syntaxes than an association can have")
+    if all(kind != _ABSTRACT_SYNTAX for kind, _ in syntaxes):
+        syntaxes.insert(0, (_ABSTRACT_SYNTAX, _NO_SYNTAX))
     body = b"".join(_item(kind, _uid(value)) for kind, value in syntaxes if kind in (_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX))
     return content[:4] + body
 

@@ -3,24 +3,22 @@
 Used by C-MOVE, C-GET and the command line alike.
 """
 
-import os
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
-from typing import BinaryIO, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from pacs_core.archive.retrieval import DataSetFile
+from pacs_core.archive.retrieval import StoredDataSet
 from pacs_core.dicom.transcode import can_transcode, transcode
 from pacs_core.dimse.association import Association
-from pacs_core.dimse.client import Caller
-from pacs_core.dimse.command import Command, CommandField
+from pacs_core.dimse.command import DATA_SET, Command, CommandField, encode
 from pacs_core.dimse.connection import Aborted, AssociationEnded
 from pacs_core.dimse.negotiation import Context, Proposal
+from pacs_core.dimse.outgoing import OutgoingMessage
+from pacs_core.dimse.pool import AssociationPool, Loan
 from pacs_core.dimse.request_form import MAXIMUM_CONTEXTS
-from pacs_core.errors import ObjectMissing, PacsError, PeerUnavailable, StorageUnavailable
+from pacs_core.errors import PacsError, PeerUnavailable, StorageUnavailable
 from pacs_core.model import Peer
 
 EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
@@ -52,11 +50,21 @@ S = TypeVar("S", bound=Sendable)
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[S]):
-    """What became of one instance: the C-STORE status, and why where it was not the peer's own."""
+    """What became of one instance.
+
+    Attributes:
+        instance: the instance.
+        status: of its C-STORE.
+        reason: why, where it is not the peer's own status.
+        size: bytes of the data set that was sent; 0 where the peer has not answered.
+        seconds: from sending it to the peer's answer.
+    """
 
     instance: S
     status: int
     reason: str = ""
+    size: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,54 +109,201 @@ def choose_context(assoc: Association, instance: Sendable) -> Context:
     raise NotAcceptedByPeer(f"the peer accepts SOP class {instance.SOPClassUID} in no transfer syntax that {stored} can be turned into")
 
 
-def _send_request(assoc: Association, instance: Sendable, source: DataSetFile, originator: MoveOriginator | None = None) -> int:
-    """Send one C-STORE request; returns its Message ID. The response is to be read next."""
-    context = choose_context(assoc, instance)
-    message_id = assoc.next_message_id()
+class Courier(Generic[S]):
+    """Sends a queue of instances over one association. While the peer works on one, the next is read and laid out.
+
+    Args:
+        assoc: the association.
+        queue: what is to be sent, taken from the left. What was not sent in the end is put back.
+        open_source: gives the data set of an instance. Its PacsError fails that instance.
+        originator: whoever asked for it by C-MOVE.
+        proceed: asked before each instance whether it is still wanted.
+
+    Attributes:
+        lost: the instance that was on its way when the association ended, and why it did; None as long as it is open.
+        answered: how many instances the peer has answered.
+    """
+
+    def __init__(
+        self,
+        assoc: Association,
+        queue: deque[S],
+        open_source: Callable[[S], StoredDataSet],
+        *,
+        originator: MoveOriginator | None = None,
+        proceed: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._assoc = assoc
+        self._queue = queue
+        self._open_source = open_source
+        self._originator = originator
+        self._proceed = proceed
+        self._message = OutgoingMessage(assoc.connection.fragment_size)
+        self._loaded: _Parcel[S] | None = None
+        self._sent: _Parcel[S] | None = None
+        self.lost: tuple[S, AssociationEnded] | None = None
+        self.answered = 0
+
+    def outcomes(self) -> Generator[Outcome[S], None, None]:
+        """What became of each instance, in order, until all are sent, the association ends or no more are wanted."""
+        try:
+            yield from self._load()
+            self._send()
+            while self._sent is not None:
+                failures = self._load()
+                outcome = self._await_answer()
+                if outcome is None:
+                    self._put_back(failures)
+                    return
+                self._send()
+                yield outcome
+                yield from failures
+        finally:
+            self._put_back()
+
+    def finish(self) -> None:
+        """Wait for the answer to what is on its way, so that the association can be used for something else."""
+        if self._sent is not None:
+            self._await_answer()
+
+    def _load(self) -> list[Outcome[S]]:
+        """Lay out the next instance; the outcomes of those before it that cannot be sent."""
+        failures: list[Outcome[S]] = []
+        while self._queue and self._loaded is None:
+            instance = self._queue.popleft()
+            try:
+                self._loaded = self._lay_out(instance)
+            except PacsError as exc:
+                failures.append(Outcome(instance, exc.dimse_status, str(exc)))
+        return failures
+
+    def _lay_out(self, instance: S) -> "_Parcel[S]":
+        context, message_id = choose_context(self._assoc, instance), self._assoc.next_message_id()
+        source = _in_transfer_syntax(self._open_source(instance), instance.TransferSyntaxUID, context.transfer_syntax)
+        try:
+            self._message.load(context.id, _request(instance, message_id, self._originator), source)
+        except OSError as exc:
+            source.close()
+            raise StorageUnavailable(f"{instance.SOPInstanceUID} cannot be read: {exc.strerror or exc}") from exc
+        return _Parcel(instance, message_id, source)
+
+    def _send(self) -> None:
+        """Send what is laid out, if it is still wanted. Where that fails, waiting for the answer tells."""
+        if self._loaded is None or not self._proceed():
+            return
+        parcel, self._loaded = self._loaded, None
+        self._sent, parcel.sent_at = parcel, time.perf_counter()
+        try:
+            self._assoc.connection.send_blocks(self._message.blocks())
+        except AssociationEnded as exc:
+            parcel.failure = exc
+        except OSError as exc:  # the message is half sent: nothing but an abort can end it
+            self._assoc.connection.abort()
+            parcel.failure = Aborted(f"{parcel.instance.SOPInstanceUID} could not be read to its end: {exc.strerror or exc}")
+        finally:
+            parcel.source.close()
+
+    def _await_answer(self) -> Outcome[S] | None:
+        """The outcome of what is on its way; None if the association has ended instead."""
+        assert self._sent is not None
+        parcel, self._sent = self._sent, None
+        try:
+            if parcel.failure is not None:
+                raise parcel.failure
+            _, answer = self._assoc.receive_response(parcel.message_id)
+        except AssociationEnded as exc:
+            self._assoc.connection.abort()
+            self.lost = parcel.instance, exc
+            return None
+        self.answered += 1
+        status = _PROCESSING_FAILURE if answer.Status is None else answer.Status
+        return Outcome(parcel.instance, status, "", parcel.source.size, time.perf_counter() - parcel.sent_at)
+
+    def _put_back(self, failures: Sequence[Outcome[S]] = ()) -> None:
+        """Leave what was not sent, and what could not be, to whoever comes next."""
+        if self._loaded is not None:
+            self._loaded.source.close()
+            self._queue.appendleft(self._loaded.instance)
+            self._loaded = None
+        self._queue.extendleft(outcome.instance for outcome in reversed(failures))
+
+
+@dataclass(slots=True)
+class _Parcel(Generic[S]):
+    """One instance that is laid out or on its way."""
+
+    instance: S
+    message_id: int
+    source: "StoredDataSet | _Transcoded"
+    sent_at: float = 0.0
+    failure: AssociationEnded | None = None
+
+
+def _request(instance: Sendable, message_id: int, originator: MoveOriginator | None) -> bytes:
     command = Command(
         CommandField=CommandField.C_STORE,
         MessageID=message_id,
         AffectedSOPClassUID=instance.SOPClassUID,
         AffectedSOPInstanceUID=instance.SOPInstanceUID,
         Priority=_MEDIUM_PRIORITY,
+        CommandDataSetType=DATA_SET,
         MoveOriginatorApplicationEntityTitle=originator.ae_title if originator else None,
         MoveOriginatorMessageID=originator.message_id if originator else None,
     )
-    with _data_set(source, instance.TransferSyntaxUID, context.transfer_syntax) as (file, size):
-        try:
-            assoc.send_file(context, command, file, size)
-        except OSError as exc:  # the message is half sent: nothing but an abort can end it
-            assoc.connection.abort()
-            raise Aborted(f"{source.path.name} could not be read to its end") from exc
-    return message_id
+    return encode(command)
 
 
-def store(assoc: Association, instance: Sendable, source: DataSetFile, originator: MoveOriginator | None = None) -> int:
-    """Send one instance and wait for the peer's answer: its status (PS3.4 B.2.3)."""
-    message_id = _send_request(assoc, instance, source, originator)
-    _, answer = assoc.receive_response(message_id)
-    return answer.Status if answer.Status is not None else _PROCESSING_FAILURE
+class _Transcoded:
+    """A data set in another transfer syntax than it is stored in, in memory."""
+
+    __slots__ = ("_data", "size")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+        self.size = len(data)
+
+    def read_into(self, buffers: Sequence[memoryview], position: int) -> None:
+        """As outgoing.Source."""
+        for buffer in buffers:
+            buffer[:] = self._data[position : position + len(buffer)]
+            position += len(buffer)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _in_transfer_syntax(source: StoredDataSet, stored: str, wanted: str) -> StoredDataSet | _Transcoded:
+    if stored == wanted:
+        return source
+    with source:
+        return _Transcoded(transcode(source.path, wanted))
 
 
 def deliver(
-    caller: Caller, peer: Peer, instances: Sequence[S], source_of: Callable[[S], DataSetFile], originator: MoveOriginator | None = None
+    pool: AssociationPool,
+    peer: Peer,
+    instances: Sequence[S],
+    open_source: Callable[[S], StoredDataSet],
+    *,
+    originator: MoveOriginator | None = None,
+    proceed: Callable[[], bool] = lambda: True,
 ) -> Generator[Outcome[S], None, None]:
     """Send instances to a peer over as few associations as possible; yields the outcome of each, in order.
 
     An association that breaks fails the instance on its way; the rest go over a new one. If none can be opened, or one after
     the other breaks at its first instance, all that remain fail: a peer that takes instances in and never answers would
-    otherwise cost the response time-out for each of them.
+    otherwise cost the response time-out for each of them. Ends early where `proceed` says so.
     """
     for proposals, batch in batches(instances):
         queue, futile = deque(batch), 0
-        while queue:
+        while queue and proceed():
             left = len(queue)
             try:
-                assoc = caller.associate(peer, proposals)
+                loan = pool.borrow(peer, proposals)
             except PacsError as exc:
                 yield from _fail(queue, exc)
                 break
-            yield from _deliver_over(assoc, queue, source_of, originator)
+            yield from _deliver_over(pool, loan, Courier(loan.assoc, queue, open_source, originator=originator, proceed=proceed), queue)
             futile = futile + 1 if left - len(queue) == 1 else 0
             if queue and futile == _FUTILE_ASSOCIATIONS:
                 yield from _fail(queue, PeerUnavailable(f"{futile} associations in a row broke at their first instance"))
@@ -159,45 +314,21 @@ def _fail(queue: deque[S], exc: PacsError) -> Iterator[Outcome[S]]:
     return (Outcome(instance, exc.dimse_status, str(exc)) for instance in queue)
 
 
-def _deliver_over(
-    assoc: Association, queue: deque[S], source_of: Callable[[S], DataSetFile], originator: MoveOriginator | None
-) -> Generator[Outcome[S], None, None]:
-    """Empty the queue, or end after the instance at which the association broke."""
+def _deliver_over(pool: AssociationPool, loan: Loan, courier: Courier[S], queue: deque[S]) -> Generator[Outcome[S], None, None]:
+    """Empty the queue, or end with the instance at which the association broke."""
+    reused = loan.reused
     try:
-        while queue:
-            instance = queue.popleft()
-            try:
-                outcome = Outcome(instance, store(assoc, instance, source_of(instance), originator))
-            except PacsError as exc:
-                outcome = Outcome(instance, exc.dimse_status, str(exc))
-                if isinstance(exc, AssociationEnded):
-                    assoc.connection.abort()
-                    yield outcome
-                    return
-            yield outcome
+        yield from courier.outcomes()
     finally:
-        assoc.release()
-
-
-@contextmanager
-def _data_set(source: DataSetFile, stored: str, wanted: str) -> Iterator[tuple[BinaryIO, int]]:
-    """The data set's bytes in the wanted transfer syntax: positioned at its start, and its size."""
-    if stored != wanted:
-        data = transcode(source.path, wanted)
-        yield BytesIO(data), len(data)
+        courier.finish()
+        pool.give_back(loan)
+    if courier.lost is None:
         return
-    with _open(source.path) as file:
-        file.seek(source.offset)
-        yield file, os.fstat(file.fileno()).st_size - source.offset
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except FileNotFoundError as exc:
-        raise ObjectMissing(f"{path.name} is no longer there") from exc
-    except OSError as exc:
-        raise StorageUnavailable(f"{path.name} cannot be read: {exc.strerror}") from exc
+    instance, exc = courier.lost
+    if reused and not courier.answered:
+        queue.appendleft(instance)  # the peer was ending the idle association, and perhaps never saw it
+    else:
+        yield Outcome(instance, exc.dimse_status, str(exc))
 
 
 def is_success(status: int) -> bool:

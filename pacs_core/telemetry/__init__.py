@@ -1,1 +1,1 @@
-"""What the archive tells about itself: logs."""
+"""What the archive tells about itself: logs, and how long things take."""

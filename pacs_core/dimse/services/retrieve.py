@@ -1,5 +1,7 @@
 """Retrieve SCP: C-MOVE and C-GET (PS3.4 C.4.2, C.4.3). Both are a run of C-STORE sub-operations, counted truthfully."""
 
+import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -12,21 +14,24 @@ from pacs_core.archive.retrieval import Retrieval
 from pacs_core.dicom.sop_classes import is_storable
 from pacs_core.dimse import identifiers, sending
 from pacs_core.dimse.association import Association
-from pacs_core.dimse.client import Caller
 from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.connection import AssociationEnded
 from pacs_core.dimse.information_models import MODELS, Operation
 from pacs_core.dimse.negotiation import Context
+from pacs_core.dimse.pool import AssociationPool
 from pacs_core.dimse.services import CANCEL, PENDING, SUCCESS, UNCOMPRESSED, UNRECOGNIZED_OPERATION
 from pacs_core.dimse.services.query import query_of
 from pacs_core.errors import InvalidIdentifier, PacsError, UnknownDestination
 from pacs_core.model import Query, StoredObject
 from pacs_core.ports import PeerDirectory
+from pacs_core.telemetry.timing import TOTAL, Timings
 
 log = structlog.get_logger(__name__)
 
 SUB_OPERATIONS_FAILED_FOR_SOME = 0xB000
 UNABLE_TO_PERFORM_SUB_OPERATIONS = 0xA702
+SUB_OPERATION = "sub-operation"  # its name among the timings: from the C-STORE request to its response
+_REASONS = 10  # that the log tells of one retrieve
 _COUNTER_LIMIT = 0xFFFF  # they are US; a retrieve may have more sub-operations than they can tell
 _OPERATIONS: Mapping[int, Operation] = {CommandField.C_MOVE: Operation.MOVE, CommandField.C_GET: Operation.GET}
 
@@ -42,16 +47,20 @@ class SubOperations:
     completed: int = 0
     warning: int = 0
     failed_uids: list[str] = field(default_factory=list)
+    reasons: dict[str, list[str]] = field(default_factory=dict)  # of our own, with the instances that they kept from being sent
 
-    def count(self, instance: StoredObject, status: int) -> None:
+    def count(self, outcome: sending.Outcome[StoredObject]) -> None:
         """Enter the outcome of one sub-operation."""
         self.remaining -= 1
-        if not sending.is_success(status):
-            self.failed_uids.append(instance.SOPInstanceUID)
-        elif sending.is_warning(status):
+        if not sending.is_success(outcome.status):
+            self.failed_uids.append(outcome.instance.SOPInstanceUID)
+        elif sending.is_warning(outcome.status):
             self.warning += 1
         else:
             self.completed += 1
+        if outcome.reason:
+            reason = outcome.reason if outcome.reason in self.reasons or len(self.reasons) < _REASONS else "other reasons"
+            self.reasons.setdefault(reason, []).append(outcome.instance.SOPInstanceUID)
 
     def final_status(self) -> int:
         """Of the retrieve as a whole, once nothing remains."""
@@ -76,14 +85,16 @@ class Retrieve:
         queries: finds what an identifier names.
         retrieval: gives the bytes.
         peers: the destinations of C-MOVE.
-        caller: opens associations to them.
+        pool: lends associations to them.
+        timings: takes note of how long finding takes, and each sub-operation.
     """
 
-    def __init__(self, queries: Queries, retrieval: Retrieval, peers: PeerDirectory, caller: Caller) -> None:
+    def __init__(self, queries: Queries, retrieval: Retrieval, peers: PeerDirectory, pool: AssociationPool, timings: Timings) -> None:
         self._queries = queries
         self._retrieval = retrieval
         self._peers = peers
-        self._caller = caller
+        self._pool = pool
+        self._timings = timings
 
     def supports(self, abstract_syntax: str) -> frozenset[str]:
         """The move and get SOP classes, in every uncompressed transfer syntax."""
@@ -108,14 +119,14 @@ class Retrieve:
         data = assoc.identifier(context) if command.has_data_set else b""
         query = query_of(assoc, context, identifiers.decode(data, context.transfer_syntax))
         _check_unique_key(query)
-        deliver = self._mover(assoc, command) if command.CommandField == CommandField.C_MOVE else self._getter(assoc)
-        instances = self._queries.locate(query)
+        operation = command.operation
+        deliver = self._mover(assoc, command) if command.CommandField == CommandField.C_MOVE else self._getter(assoc, command)
+        with self._timings.measure(operation, "locate"):
+            instances = self._queries.locate(query)
         counters = SubOperations(remaining=len(instances))
         with closing(deliver(instances)) as outcomes:
-            status = _perform(assoc, context, command, outcomes, counters)
-        log.info(
-            "retrieve_done", association=assoc.id, status=f"{status:04X}", completed=counters.completed, failed=len(counters.failed_uids)
-        )
+            status = self._perform(assoc, context, command, outcomes, counters)
+        _log_end(assoc, operation, status, counters)
         failed = identifiers.encode(_failed_list(counters), context.transfer_syntax) if counters.failed_uids else None
         assoc.send(context, counters.fill(command.response(status)), failed)
 
@@ -124,36 +135,54 @@ class Retrieve:
         if peer is None:
             raise UnknownDestination(f"move destination {command.MoveDestination!r} is not a peer")
         originator = sending.MoveOriginator(assoc.agreement.calling_ae, command.MessageID or 0)
-        return lambda instances: sending.deliver(self._caller, peer, instances, self._retrieval.open, originator)
+        wanted = _wanted(assoc, command)
+        return lambda found: sending.deliver(self._pool, peer, found, self._retrieval.open, originator=originator, proceed=wanted)
 
-    def _getter(self, assoc: Association) -> Deliver:
+    def _getter(self, assoc: Association, command: Command) -> Deliver:
         def deliver(instances: Sequence[StoredObject]) -> Generator[sending.Outcome[StoredObject], None, None]:
-            for instance in instances:
-                try:
-                    status = sending.store(assoc, instance, self._retrieval.open(instance))
-                except AssociationEnded:
-                    raise
-                except PacsError as exc:
-                    yield sending.Outcome(instance, exc.dimse_status, str(exc))
-                else:
-                    yield sending.Outcome(instance, status)
+            courier = sending.Courier(assoc, deque(instances), self._retrieval.open, proceed=_wanted(assoc, command))
+            yield from courier.outcomes()
+            if courier.lost is not None:
+                raise courier.lost[1]
 
         return deliver
 
+    def _perform(
+        self,
+        assoc: Association,
+        context: Context,
+        command: Command,
+        outcomes: Iterable[sending.Outcome[StoredObject]],
+        counters: SubOperations,
+    ) -> int:
+        """Run the sub-operations; the status of the final response."""
+        due = 0.0
+        for outcome in outcomes:
+            counters.count(outcome)
+            self._timings.record(SUB_OPERATION, TOTAL, outcome.seconds, status=f"{outcome.status:04X}", size=outcome.size)
+            if counters.remaining and (counters.completed < 16 or time.monotonic() >= due):
+                due = time.monotonic() + 0.05
+                assoc.send(context, counters.fill(command.response(PENDING)))
+        return CANCEL if counters.remaining else counters.final_status()
 
-def _perform(
-    assoc: Association, context: Context, command: Command, outcomes: Iterable[sending.Outcome[StoredObject]], counters: SubOperations
-) -> int:
-    """Run the sub-operations; the status of the final response."""
-    for outcome in outcomes:
-        counters.count(outcome.instance, outcome.status)
-        if outcome.reason:
-            log.warning("sub_operation_failed", association=assoc.id, SOPInstanceUID=outcome.instance.SOPInstanceUID, reason=outcome.reason)
-        if counters.remaining:
-            if assoc.cancelled(command.MessageID or 0):
-                return CANCEL
-            assoc.send(context, counters.fill(command.response(PENDING)))
-    return counters.final_status()
+
+def _wanted(assoc: Association, command: Command) -> Callable[[], bool]:
+    """Whether the requestor of a retrieve still wants it, as far as it has said."""
+    return lambda: not assoc.cancelled(command.MessageID or 0)
+
+
+def _log_end(assoc: Association, operation: str, status: int, counters: SubOperations) -> None:
+    """One event for a retrieve, and one for each reason why instances were not sent."""
+    for reason, uids in counters.reasons.items():
+        log.warning("sub_operations_failed", association=assoc.id, reason=reason, instances=len(uids), SOPInstanceUID=uids[0])
+    log.info(
+        "retrieve_done",
+        association=assoc.id,
+        operation=operation,
+        status=f"{status:04X}",
+        completed=counters.completed,
+        failed=len(counters.failed_uids),
+    )
 
 
 def _check_unique_key(query: Query) -> None:

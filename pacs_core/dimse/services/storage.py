@@ -13,6 +13,7 @@ from pacs_core.dimse.negotiation import Context
 from pacs_core.dimse.services import SUCCESS, UNRECOGNIZED_OPERATION
 from pacs_core.errors import DataSetMismatch, PacsError
 from pacs_core.model import UID, Origin, StoreRequest
+from pacs_core.telemetry.timing import Laps, Timings
 
 log = structlog.get_logger(__name__)
 
@@ -22,11 +23,13 @@ class Storage:
 
     Args:
         ingest: the durable path.
+        timings: where the phases of each C-STORE are recorded.
         private: also accept SOP classes that the Standard does not define.
     """
 
-    def __init__(self, ingest: Ingest, *, private: bool) -> None:
+    def __init__(self, ingest: Ingest, timings: Timings, *, private: bool) -> None:
         self._ingest = ingest
+        self._timings = timings
         self._private = private
 
     def supports(self, abstract_syntax: str) -> frozenset[str]:
@@ -39,8 +42,9 @@ class Storage:
             assoc.skip_data_set(context, command)
             assoc.send(context, command.response(UNRECOGNIZED_OPERATION))
             return
+        laps = self._timings.laps("C-STORE")
         try:
-            self._receive(assoc, context, command)
+            self._receive(assoc, context, command, laps)
         except AssociationEnded:
             raise
         except PacsError as exc:
@@ -48,12 +52,15 @@ class Storage:
             assoc.send(context, command.response(exc.dimse_status, error_comment=str(exc)))
         else:
             assoc.send(context, command.response(SUCCESS))
+            laps("acknowledge")
 
-    def _receive(self, assoc: Association, context: Context, command: Command) -> None:
+    def _receive(self, assoc: Association, context: Context, command: Command, laps: Laps) -> None:
         with assoc.receiving(context, command) as fragments, self._ingest.begin(_request(assoc, context, command)) as ingestion:
             for fragment in fragments:
                 ingestion.write(fragment.data)
+            laps("receive")
             ingestion.finish()
+            laps("sync")
 
 
 def _request(assoc: Association, context: Context, command: Command) -> StoreRequest:

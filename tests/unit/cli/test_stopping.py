@@ -46,3 +46,9 @@ def test_a_signal_that_another_thread_gets_is_noticed() -> None:
         for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
             signal.signal(number, handler)
     assert serving.is_set()
+
+
+def test_a_process_that_leaves_has_said_what_it_had_to_say_and_has_succeeded() -> None:
+    program = "import atexit; from pacs_core.cli.stopping import leave; atexit.register(print, 'late'); print('said'); leave()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "said\n"

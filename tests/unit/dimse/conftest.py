@@ -10,6 +10,7 @@ import pytest
 from pacs_core.dimse.connection import Connection
 from pacs_core.dimse.listener import Limits, Listener
 from pacs_core.dimse.services.verification import Verification
+from pacs_core.telemetry.timing import Timings
 from tests.support.upper_layer import established
 
 
@@ -41,10 +42,10 @@ def running(listener: Listener) -> Iterator[int]:
 
 
 @pytest.fixture
-def echo_listener() -> Callable[[Limits], object]:
+def echo_listener() -> Callable[..., object]:
     """A listener that answers C-ECHO, with limits to choose."""
 
-    def start(limits: Limits) -> object:
-        return running(Listener(("127.0.0.1", 0), ae_title="PACS", services=[Verification()], limits=limits))
+    def start(limits: Limits, timings: Timings | None = None) -> object:
+        return running(Listener(("127.0.0.1", 0), ae_title="PACS", services=[Verification()], limits=limits, timings=timings))
 
     return start

@@ -3,7 +3,6 @@
 import socket
 import struct
 import threading
-from io import BytesIO
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -30,11 +29,11 @@ def pdv(data: bytes, *, control: int, context_id: int = 1) -> bytes:
     return struct.pack(">LBB", len(data) + 2, context_id, control) + data
 
 
-def read_message(connection: Connection) -> tuple[bytes, bytes]:
+def read_message(connection: Connection, *, idle: float | None = None) -> tuple[bytes, bytes]:
     """The command and data set of one message that has both."""
     parts = {True: bytearray(), False: bytearray()}
     while True:
-        fragment = connection.fragment()
+        fragment = connection.fragment(idle=idle)
         parts[fragment.is_command] += fragment.data
         if fragment.is_last and not fragment.is_command:
             return bytes(parts[True]), bytes(parts[False])
@@ -76,16 +75,38 @@ def test_what_is_sent_keeps_to_the_peers_maximum_and_arrives_whole(ends: Ends, p
     connection.peer_maximum = peer_maximum
     reader = established(peer)
     command, data = b"c" * 101, bytes(range(256)) * 5
-    thread = threading.Thread(target=lambda: connection.send_file(1, command, BytesIO(data), len(data)))
-    thread.start()
+    connection.send_message(1, command, data)
     assert read_message(reader) == (command, data)
-    thread.join()
     connection.send_message(1, command, data)
     limit = min(peer_maximum or MAXIMUM_LENGTH, MAXIMUM_LENGTH)
     raw = bytearray()
     while len(raw) < 6:
         raw += peer.recv(65536)
     assert struct.unpack_from(">BxL", raw)[1] <= limit
+    assert connection.fragment_size % 2 == 0
+    assert connection.fragment_size + 6 <= limit
+
+
+def test_a_message_that_is_laid_out_is_sent_block_for_block_however_slowly_it_is_read(ends: Ends) -> None:
+    connection, peer = ends
+    reader = established(peer)
+    data = bytes(range(256)) * 40_000
+    stream = pdu(P_DATA, pdv(b"c", control=3)) + b"".join(
+        pdu(P_DATA, pdv(data[start : start + 100_000], control=2 if start + 100_000 >= len(data) else 0))
+        for start in range(0, len(data), 100_000)
+    )
+    blocks = [memoryview(stream)[start : start + 3_000_000] for start in range(0, len(stream), 3_000_000)]
+    thread = threading.Thread(target=connection.send_blocks, args=(blocks,))
+    thread.start()
+    assert read_message(reader) == (b"c", data)
+    thread.join()
+
+
+def test_a_peer_that_stops_reading_is_given_up(ends: Ends) -> None:
+    _, peer = ends
+    connection = established(peer, timeout=0.05)
+    with pytest.raises(Aborted, match="stopped reading"):
+        connection.send_blocks([memoryview(bytes(64 << 20))])
 
 
 def test_a_release_request_ends_the_message_loop_and_is_confirmed(ends: Ends) -> None:
@@ -148,21 +169,24 @@ def test_a_vanished_peer_is_an_abort(ends: Ends) -> None:
         connection.fragment()
 
 
-def test_a_byte_now_and_then_does_not_hold_an_association() -> None:
+@pytest.mark.parametrize("begun", [b"", struct.pack(">BxL", P_DATA, 1000)], ids=["a PDU header", "a PDV"])
+def test_a_byte_now_and_then_does_not_hold_an_association_however_long_it_may_be_idle(begun: bytes) -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     with listening, socket.create_connection(listening.getsockname()) as theirs:
         connection = established(listening.accept()[0], timeout=0.3)
         stop = threading.Event()
 
         def drip() -> None:
-            theirs.sendall(struct.pack(">BxL", P_DATA, 1000))
-            while not stop.wait(0.05):
-                theirs.sendall(b"\0")
+            theirs.sendall(begun)
+            for byte in (struct.pack(">BxL", P_DATA, 1000) + bytes(1000))[len(begun) :]:
+                theirs.sendall(bytes((byte,)))
+                if stop.wait(0.2):
+                    return
 
         dripping = threading.Thread(target=drip)
         dripping.start()
         with pytest.raises(Aborted):
-            read_message(connection)
+            read_message(connection, idle=3600)
         stop.set()
         dripping.join()
         connection.close()
@@ -174,3 +198,21 @@ def test_releasing_an_association_that_is_over_does_nothing(ends: Ends) -> None:
     with pytest.raises(Aborted):
         connection.fragment()
     connection.release()
+
+
+def test_an_association_is_open_until_it_is_known_to_have_ended(ends: Ends) -> None:
+    connection, peer = ends
+    assert connection.is_open
+    peer.close()
+    with pytest.raises(Aborted):
+        connection.fragment()
+    assert not connection.is_open
+
+
+def test_a_connection_in_a_hurry_does_not_wait_for_its_peer_to_hang_up(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, peer = ends
+    monkeypatch.setattr("pacs_core.dimse.connection._LINGER", 3600)
+    connection = established(peer)
+    connection.hurry()
+    connection.abort()
+    assert connection.fileno() < 0

@@ -1,5 +1,6 @@
 """Association requests as real peers write them, and as hostile ones do (PS3.8 9.3.2)."""
 
+import dataclasses
 import struct
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from pacs_core.dimse import negotiation
 from pacs_core.dimse.connection import ProtocolViolation
-from pacs_core.dimse.negotiation import Acceptance, NotAccepted, Proposal
+from pacs_core.dimse.negotiation import Acceptance, Acceptor, NotAccepted, Proposal
 
 CT, UNKNOWN = "1.2.840.10008.5.1.4.1.1.2", "1.2.3.4"
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
@@ -76,6 +77,13 @@ def test_a_uid_that_is_too_long_costs_its_own_context_only() -> None:
     assert answer
 
 
+def test_a_context_without_an_abstract_syntax_is_refused_alone() -> None:
+    context = bytes((3, 0, 0, 0)) + item(0x40, IMPLICIT.encode())
+    answer, agreement = negotiation.accept(with_items(requested(), item(0x20, context)), POLICY)
+    assert list(agreement.contexts) == [1]
+    assert answer
+
+
 @pytest.mark.parametrize("context_id", [0, 2, 1])
 def test_even_and_repeated_context_identifiers_are_violations(context_id: int) -> None:
     context = bytes((context_id, 0, 0, 0)) + item(0x30, CT.encode()) + item(0x40, IMPLICIT.encode())
@@ -92,6 +100,21 @@ def test_too_many_transfer_syntaxes_are_refused_before_they_cost_anything() -> N
 def test_another_called_title_is_rejected() -> None:
     with pytest.raises(NotAccepted, match="not ours"):
         negotiation.accept(requested(called="OTHER"), POLICY)
+
+
+def test_a_request_that_was_answered_before_is_answered_alike_without_being_taken_apart() -> None:
+    asked: list[str] = []
+
+    def supports(uid: str) -> frozenset[str]:
+        asked.append(uid)
+        return POLICY.supports(uid)
+
+    acceptor = Acceptor(dataclasses.replace(POLICY, supports=supports))
+    assert acceptor.accept(requested()) == acceptor.accept(requested()) == negotiation.accept(requested(), POLICY)
+    assert len(asked) == 1
+    with pytest.raises(NotAccepted):
+        acceptor.accept(requested(called="OTHER"))
+    assert acceptor.accept(requested(Proposal(CT, (IMPLICIT,)))) == negotiation.accept(requested(Proposal(CT, (IMPLICIT,))), POLICY)
 
 
 @given(st.data())

@@ -11,8 +11,8 @@ import pytest
 from pydicom import Dataset
 
 from pacs_core.archive.queries import Queries
-from pacs_core.archive.retrieval import DataSetFile, Retrieval
-from pacs_core.dicom.file_meta import build_file_meta, read_file_meta
+from pacs_core.archive.retrieval import Retrieval, StoredDataSet, open_data_set
+from pacs_core.dicom.file_meta import build_file_meta
 from pacs_core.dimse import client, identifiers
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.client import Caller
@@ -20,12 +20,13 @@ from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.connection import ProtocolViolation
 from pacs_core.dimse.listener import Limits, Listener
 from pacs_core.dimse.negotiation import Context, Proposal
+from pacs_core.dimse.pool import AssociationPool
 from pacs_core.dimse.services.query import QueryService
 from pacs_core.dimse.services.retrieve import Retrieve, SubOperations
 from pacs_core.dimse.services.verification import VERIFICATION, Verification
-from pacs_core.errors import ObjectMissing
 from pacs_core.model import UID, AETitle, Header, Origin, Peer, Query, StoredObject, StoreRequest
 from pacs_core.ports import PeerDirectory
+from pacs_core.telemetry.timing import Timings
 
 CT, IMPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2"
 FIND, MOVE = "1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.5.1.4.1.2.2.2"
@@ -56,12 +57,8 @@ class FakeArchive:
     def locate(self, query: Query) -> Sequence[StoredObject]:
         return self.objects
 
-    def open(self, instance: StoredObject) -> DataSetFile:
-        path = self.files[instance.SOPInstanceUID]
-        if not path.exists():
-            raise ObjectMissing("gone")
-        with path.open("rb") as file:
-            return DataSetFile(path, read_file_meta(file).data_offset)
+    def open(self, instance: StoredObject) -> StoredDataSet:
+        return open_data_set(self.files[instance.SOPInstanceUID], size=instance.size)
 
 
 class FakePeers:
@@ -74,10 +71,11 @@ class FakePeers:
 
 @contextmanager
 def serving(archive: FakeArchive, *peers: Peer) -> Iterator[Peer]:
+    pool, timings = AssociationPool(Caller("PACS", timeout=2)), Timings()
     services = (
         Verification(),
         QueryService(cast(Queries, archive), ae_title="PACS"),
-        Retrieve(cast(Queries, archive), cast(Retrieval, archive), cast(PeerDirectory, FakePeers(*peers)), Caller("PACS", timeout=2)),
+        Retrieve(cast(Queries, archive), cast(Retrieval, archive), cast(PeerDirectory, FakePeers(*peers)), pool, timings),
     )
     listener = Listener(("127.0.0.1", 0), ae_title="PACS", services=services, limits=Limits(silence=5))
     listener.bind()
@@ -88,6 +86,7 @@ def serving(archive: FakeArchive, *peers: Peer) -> Iterator[Peer]:
     finally:
         listener.stop()
         thread.join(20)
+        pool.close()
         assert not thread.is_alive()
 
 
