@@ -25,8 +25,8 @@ class Incoming(Protocol):
     size: int
 
     @property
-    def content(self) -> bytearray | bytes | None:
-        """Everything written, where that is little enough to be kept in memory. Also after it was placed."""
+    def content(self) -> memoryview | None:
+        """Everything written, where that is little enough to be kept in memory, until it is placed or discarded."""
 
     def write(self, data: Buffer) -> None:
         """Append. StorageFull if there is no room; the object is then only good for `discard`."""

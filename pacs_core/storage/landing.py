@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -46,18 +47,39 @@ QUARANTINE = ".quarantine"
 
 IN_MEMORY = 1 << 20  # bytes of an arrival that are kept in memory; a larger one goes into a file as it arrives
 
+_KEPT_BUFFERS = 16
 _OBJECT_MODE = 0o440
 _KNOWN_DIRECTORIES = 10_000
 _RESERVE_SHARE = 20  # at most a twentieth of the file system is kept free
 
 
+class _Buffers:
+    """Memory for arrivals, used again and again: the kernel takes its time over fresh pages. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._free: deque[bytearray] = deque(maxlen=_KEPT_BUFFERS)
+
+    def take(self) -> bytearray:
+        """A buffer of IN_MEMORY bytes."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return bytearray(IN_MEMORY)
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Nobody looks at it any more."""
+        self._free.append(buffer)
+
+
 class IncomingObject:
     """ports.Incoming: in memory while it is small, otherwise in a file that is locked for as long as it is one's own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, buffers: _Buffers) -> None:
         self.size = 0
-        self.content: bytearray | bytes | None = bytearray()
+        self.content: memoryview | None = memoryview(b"")
         self._directory = directory
+        self._buffers = buffers
+        self._buffer: bytearray | None = None
         self._path: Path | None = None
         self._fd = -1
         self._hash = hashlib.sha256()
@@ -68,17 +90,20 @@ class IncomingObject:
         """Append; see ports.Incoming."""
         if self._sealed or self._ended:
             raise StorageUnavailable("an incoming object was written to after it had been sealed, had failed or had ended")
-        size = memoryview(data).nbytes
-        if isinstance(self.content, bytearray) and self.size + size <= IN_MEMORY:
-            self.content += data
+        end = self.size + memoryview(data).nbytes
+        if self.content is not None and end <= IN_MEMORY:
+            self._buffer = self._buffer or self._buffers.take()
+            view = memoryview(self._buffer)
+            view[self.size : end] = data
+            self.content = view[:end]
         else:
             self._write_through(data)
         self._hash.update(data)
-        self.size += size
+        self.size = end
 
     def adopt(self, content: bytes, sha256: str) -> None:
         """Be what has been received and hashed already; nothing can be written any more."""
-        self.content, self.size, self._sealed = content, len(content), sha256
+        self.content, self.size, self._sealed = memoryview(content), len(content), sha256
 
     def seal(self) -> str:
         """End the writing; see ports.Incoming."""
@@ -89,11 +114,15 @@ class IncomingObject:
 
     def open(self) -> BinaryIO:
         """Read; see ports.Incoming."""
-        return BytesIO(self.content) if self._path is None and self.content is not None else self._file().open("rb")
+        return BytesIO(self.content) if self.content is not None else self._file().open("rb")
 
     def discard(self) -> None:
         """Remove; see ports.Incoming."""
         self._ended = True
+        if self._buffer is not None:
+            self.content = None
+            self._buffers.give_back(self._buffer)
+            self._buffer = None
         if self._fd < 0:
             return
         if self._path is not None:
@@ -166,6 +195,7 @@ class LandingDirectory:
         # Directories whose own name this process knows to be durable. Nothing of ours removes directories
         # of the landing tier, so what is known stays true.
         self._durable: set[Path] = set()
+        self._buffers = _Buffers()
         self._lock = threading.Lock()
 
     def incoming(self) -> IncomingObject:
@@ -173,7 +203,7 @@ class LandingDirectory:
         with translated(f"opening {self._incoming}"):
             self._ensure_directory(self._incoming)
             self._check_reserve()
-        return IncomingObject(self._incoming)
+        return IncomingObject(self._incoming, self._buffers)
 
     def received(self, content: bytes, sha256: str) -> IncomingObject:
         """A sealed object of known content; see ports.LandingStore."""
