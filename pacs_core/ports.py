@@ -228,5 +228,8 @@ class Uncommitted(Protocol):
     def secured(self, mark: JournalMark) -> None:
         """The objects of everything before the mark are durable: as `done`. Repeatable."""
 
+    def tidy(self) -> None:
+        """Remove what processes that have ended have left and is dealt with."""
+
     def park(self, record: InstanceRecord, *, reason: str) -> str:
         """Keep a record that cannot be indexed aside, durably, for a person to look at; returns where, for the log."""

@@ -102,6 +102,7 @@ class Securer:
         try:
             while self.step() == _BATCH:
                 pass
+            self._uncommitted.tidy()
         except UnavailableError as exc:
             log.warning("objects_not_secured", error=type(exc).__name__, reason=str(exc))
         except Exception:

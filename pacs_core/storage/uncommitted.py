@@ -60,8 +60,7 @@ class JournalReader:
             if not try_lock(fd):
                 yield False
                 return
-            with translated("tidying the journal"), self._progressing:
-                self._tidy(segments(self._directory), read_progress(self._directory))
+            self.tidy()
             try:
                 yield True
             finally:
@@ -86,6 +85,11 @@ class JournalReader:
         """Remember whose objects are synced; see ports.Uncommitted."""
         with translated("remembering what is synced"):
             self._advance(mark, lambda progress, end: Progress(progress.indexed, max(end, progress.secured)))
+
+    def tidy(self) -> None:
+        """Remove what is dealt with; see ports.Uncommitted."""
+        with translated("tidying the journal"), self._progressing:
+            self._tidy(segments(self._directory), read_progress(self._directory))
 
     def hastened_since(self, when: float) -> bool:
         """Whether somebody waits; see ports.Uncommitted."""

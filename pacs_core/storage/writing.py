@@ -133,17 +133,13 @@ class SegmentPool:
                 self._spent.append(segment)
 
     def close(self) -> None:
-        """Let go of everything; what is not dealt with yet stays on disk for the committer."""
+        """Let go of everything, for the committer to deal with or remove. Waits for nothing: the archive is stopping."""
         with self._lock:
             self._closed = True
-            spares, self._spares, spent, self._spent = self._spares, [], self._spent, []
+            for segment in (*self._spares, *self._spent):
+                segment.close()
+            self._spares, self._spent = [], []
         self._wanted.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        for segment in spent:
-            segment.close()
-        for segment in (*spares, *self._spares):
-            segment.remove()
 
     def _take_spent(self) -> WritableSegment | None:
         if not self._spent:
@@ -174,6 +170,9 @@ class SegmentPool:
         while not self._closed and len(self._spares) < _SPARES and self._made < self._limit and self._has_disk():
             segment = WritableSegment(self._directory, capacity=PREALLOCATED_BYTES)
             with self._lock:
+                if self._closed:
+                    segment.close()
+                    return
                 self._made += 1
                 self._spares.append(segment)
 
