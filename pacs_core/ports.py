@@ -60,9 +60,11 @@ class LandingStore(Protocol):
     def received(self, content: bytes, sha256: str) -> Incoming:
         """A sealed object, of what was received earlier."""
 
-    def place(self, incoming: Incoming, path: str) -> Placement:
-        """Give a sealed object its name, atomically; durable only once it is secured.
+    def place(self, incoming: Incoming, path: str, *, durable: bool) -> Placement:
+        """Give a sealed object its name, atomically.
 
+        If `durable`, its content is durable before it has the name, and the name on return; what could not be synced never has
+        it. Otherwise both are once the object is secured.
         Never overwrites: if the name is taken, nothing changes, `created` is False and `incoming` stays.
         """
 

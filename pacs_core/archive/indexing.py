@@ -139,7 +139,7 @@ class Committer:
             if entry.appended_at < self._began and hashlib.sha256(content).hexdigest() != entry.record.sha256:
                 raise ChecksumMismatch("its copy in the journal is not intact")
             duplicates = Duplicates.REPLACE if entry.record.replaces else Duplicates.KEEP_FIRST
-            record = self._placing.place(entry.record, incoming, duplicates).record
+            record = self._placing.place(entry.record, incoming, duplicates, durable=False).record
             if record != entry.record and self._landing.secure([record.path]):  # the journal has no copy of that one
                 raise StorageUnavailable(f"the object {record.path} could not be synced")
         except UnavailableError:

@@ -81,9 +81,10 @@ class Ingest:
         arrived = record_of(request, scanned, tier=self._landing.tier, path=path, size=incoming.size, sha256=sha256, replaces=replaces)
         if self._is_journalled(arrived, incoming):
             return Ingested(arrived, Fate.STORED)
-        outcome = self._placing.place(arrived, incoming, self._duplicates)
-        # Also where the name was taken: who took it may not have come that far, and the sender is about to be told that it is held.
-        self._keep(outcome.record)
+        outcome = self._placing.place(arrived, incoming, self._duplicates, durable=True)
+        if outcome.fate is not Fate.STORED:
+            self._secure(outcome.record)
+        self._journal.append(outcome.record)
         return outcome
 
     def _is_journalled(self, arrived: InstanceRecord, incoming: Incoming) -> bool:
@@ -92,11 +93,10 @@ class Ingest:
             return False
         return self._journal.append(arrived, incoming.content)
 
-    def _keep(self, record: InstanceRecord) -> None:
-        """Make a placed object and its record durable."""
+    def _secure(self, record: InstanceRecord) -> None:
+        """See to it that what holds a name is durable: who placed it may not have come that far, and it is about to be relied on."""
         if self._landing.secure([record.path]):
             raise StorageUnavailable(f"the object {record.path} could not be synced")
-        self._journal.append(record)
 
     def _check(self, scanned: ScanResult, request: StoreRequest) -> None:
         """The data set against the command set (PS3.4 B.2.2: they name the same instance)."""

@@ -44,30 +44,32 @@ class Placing:
     def __init__(self, landing: LandingStore) -> None:
         self._landing = landing
 
-    def place(self, arrived: InstanceRecord, incoming: Incoming, duplicates: Duplicates) -> Ingested:
-        """Name a sealed object, or settle that the name is taken. Nothing named here is durable until it is secured.
+    def place(self, arrived: InstanceRecord, incoming: Incoming, duplicates: Duplicates, *, durable: bool) -> Ingested:
+        """Name a sealed object, or settle that the name is taken. What is named here is durable now or once it is secured.
 
         DuplicateInstance by the policy; StorageFull, StorageUnavailable.
         """
         for _ in range(_ATTEMPTS):
-            if self._landing.place(incoming, arrived.path).created or is_intact(self._landing, arrived):  # placed before a crash
+            if self._landing.place(incoming, arrived.path, durable=durable).created or is_intact(
+                self._landing, arrived
+            ):  # placed before a crash
                 incoming.discard()
                 return Ingested(arrived, Fate.STORED)
             try:
-                return self._settle_duplicate(arrived, incoming, duplicates)
+                return self._settle_duplicate(arrived, incoming, duplicates, durable=durable)
             except FileNotFoundError:  # the object that held the name has just been moved away, so the name is free
                 continue
             except ChecksumMismatch as exc:
                 self._set_damaged_aside(arrived, exc)
         raise StorageUnavailable(f"the object {arrived.path} comes and goes")
 
-    def _settle_duplicate(self, arrived: InstanceRecord, incoming: Incoming, duplicates: Duplicates) -> Ingested:
+    def _settle_duplicate(self, arrived: InstanceRecord, incoming: Incoming, duplicates: Duplicates, *, durable: bool) -> Ingested:
         """The name is taken. FileNotFoundError if it no longer is, ChecksumMismatch if what holds it is damaged.
 
         Under `replace` the index may be about to remove what holds the name, so each arrival gets a name of its own there.
         """
         if duplicates is Duplicates.REPLACE:
-            return self._replace(arrived, incoming)
+            return self._replace(arrived, incoming, durable=durable)
         is_same, record = _compare(self._landing.local_path(arrived.path), arrived, incoming)
         if is_same:
             incoming.discard()
@@ -81,10 +83,10 @@ class Placing:
         log.warning("duplicate_kept_first", SOPInstanceUID=record.SOPInstanceUID, path=record.path, quarantined=where)
         return Ingested(record, Fate.KEPT_FIRST)
 
-    def _replace(self, arrived: InstanceRecord, incoming: Incoming) -> Ingested:
+    def _replace(self, arrived: InstanceRecord, incoming: Incoming, *, durable: bool) -> Ingested:
         record = dataclasses.replace(arrived, path=replacement_path(arrived.path, arrived.sha256))
         # The name contains a digest that covers the time of arrival too, so only this very arrival can have taken it.
-        if not self._landing.place(incoming, record.path).created and not is_intact(self._landing, record):
+        if not self._landing.place(incoming, record.path, durable=durable).created and not is_intact(self._landing, record):
             raise DuplicateInstance(f"{record.path} is taken")
         incoming.discard()
         return Ingested(record, Fate.STORED)

@@ -45,6 +45,10 @@ _EVENTS = {
 }
 _LIMITS = {1: ASSOCIATE_LIMIT, 2: ASSOCIATE_LIMIT, _P_DATA: MAXIMUM_LENGTH}
 
+_ROUND_TRIP = struct.Struct("@68xI")  # in microseconds, within the kernel's struct tcp_info
+_SHORT_PATH = 1_000  # microseconds
+_ALGORITHM_NAME = 16  # bytes
+
 _HEADER = struct.Struct(">BxL")
 _PDV_HEADER = struct.Struct(">LBB")
 _COMMAND, _LAST = 1, 2
@@ -337,6 +341,15 @@ class Connection:
         self._machine.on(Event.DATA_REQUEST)
         for block in blocks:
             self._send(block)
+
+    def expect_bulk(self) -> None:
+        """Much is to be sent. BBR, where that is the system's way of congestion control, lets data out by timers, and where the
+        path is shorter than they are fine, a message takes twice as long for it."""
+        with suppress(OSError):  # it is as it is
+            algorithm = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _ALGORITHM_NAME)
+            (round_trip,) = _ROUND_TRIP.unpack_from(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ROUND_TRIP.size))
+            if algorithm.startswith(b"bbr") and round_trip < _SHORT_PATH:
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
 
     @property
     def fragment_size(self) -> int:

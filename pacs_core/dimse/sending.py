@@ -143,6 +143,7 @@ class Courier(Generic[S]):
         self._sent: _Parcel[S] | None = None
         self.lost: tuple[S, AssociationEnded] | None = None
         self.answered = 0
+        assoc.connection.expect_bulk()
 
     def outcomes(self) -> Generator[Outcome[S], None, None]:
         """What became of each instance, in order, until all are sent, the association ends or no more are wanted."""

@@ -133,12 +133,17 @@ class IncomingObject:
         os.close(self._fd)
         self._fd = -1
 
-    def link(self, target: Path) -> None:
-        """Give the sealed object a name, in a directory that exists. OSError as os.link; StorageFull, StorageUnavailable."""
+    def link(self, target: Path, *, durable: bool) -> None:
+        """Give the sealed object a name, in a directory that exists; if `durable`, once its content is.
+
+        OSError as os.link; StorageFull, StorageUnavailable.
+        """
         if not self._sealed or self._ended:
             raise StorageUnavailable("an incoming object was placed before it had been sealed, or after it had ended")
         if self._fd < 0:
             self._create_near(target.parent)
+        if durable:
+            self._sync()
         if self._path is None:
             link_descriptor(self._fd, target)
         else:
@@ -171,6 +176,13 @@ class IncomingObject:
         except OSError as exc:
             self.discard()
             raise unavailable(exc, "writing an incoming instance") from exc
+
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as exc:  # the kernel may have dropped the pages, and a second sync would prove nothing
+            self.discard()
+            raise unavailable(exc, "syncing an incoming instance") from exc
 
     def _file(self) -> Path:
         assert self._path is not None, "what is not in memory is in a file"
@@ -211,11 +223,13 @@ class LandingDirectory:
         incoming.adopt(content, sha256)
         return incoming
 
-    def place(self, incoming: Incoming, path: str) -> Placement:
+    def place(self, incoming: Incoming, path: str, *, durable: bool) -> Placement:
         """Name a sealed object; see ports.LandingStore."""
         sealed, target = _ours(incoming), self._resolve(path)
         with translated(f"placing {path}"):
-            created = self._link(sealed, target)
+            created = self._link(partial(sealed.link, durable=durable), target)
+            if created and durable:
+                fsync_directory(target.parent)
         if created:
             sealed.discard()
         return Placement(path, created)
@@ -239,7 +253,7 @@ class LandingDirectory:
     def quarantine(self, incoming: Incoming, *, reason: str) -> str:
         """Keep a sealed object aside; see ports.LandingStore."""
         sealed = _ours(incoming)
-        held = self._hold(sealed.link, origin=INCOMING, reason=reason)
+        held = self._hold(partial(sealed.link, durable=True), origin=INCOMING, reason=reason)
         sealed.discard()
         return held
 
@@ -278,11 +292,11 @@ class LandingDirectory:
         if status.f_bavail * status.f_frsize < reserve:
             raise StorageFull(f"less than the reserve of {reserve >> 20} MiB is free in {self._root}")
 
-    def _link(self, incoming: IncomingObject, target: Path) -> bool:
+    def _link(self, link: Callable[[Path], None], target: Path) -> bool:
         """Whether the name was free and is now the file's."""
         self._ensure_directory(target.parent)
         try:
-            incoming.link(target)
+            link(target)
         except FileExistsError:
             return False
         except FileNotFoundError:
@@ -290,7 +304,7 @@ class LandingDirectory:
             with self._lock:
                 self._durable.clear()
             self._ensure_directory(target.parent)
-            incoming.link(target)
+            link(target)
         return True
 
     def _hold(self, link: Callable[[Path], None], *, origin: str, reason: str) -> str:

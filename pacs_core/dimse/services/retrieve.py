@@ -1,6 +1,5 @@
 """Retrieve SCP: C-MOVE and C-GET (PS3.4 C.4.2, C.4.3). Both are a run of C-STORE sub-operations, counted truthfully."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -156,12 +155,10 @@ class Retrieve:
         counters: SubOperations,
     ) -> int:
         """Run the sub-operations; the status of the final response."""
-        due = 0.0
         for outcome in outcomes:
             counters.count(outcome)
             self._timings.record(SUB_OPERATION, TOTAL, outcome.seconds, status=f"{outcome.status:04X}", size=outcome.size)
-            if counters.remaining and (counters.completed < 16 or time.monotonic() >= due):
-                due = time.monotonic() + 0.05
+            if counters.remaining:
                 assoc.send(context, counters.fill(command.response(PENDING)))
         return CANCEL if counters.remaining else counters.final_status()
 

@@ -118,7 +118,7 @@ class Home:
         incoming = self.landing.incoming()
         incoming.write(content)
         incoming.seal()
-        self.landing.place(incoming, path)
+        self.landing.place(incoming, path, durable=False)
         incoming.discard()
 
     def objects(self) -> list[str]:

@@ -262,16 +262,35 @@ def test_a_read_only_disk_is_told(small_disk: Path) -> None:
 
 
 def test_without_a_durable_journal_nothing_is_acknowledged_and_the_repetition_heals(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(fd: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+    calls = 0
+    real = os.fdatasync
+
+    def fail_second(fd: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the first is that of the object, the second that of the journal
+            raise OSError(errno.EIO, "Input/output error")
+        real(fd)
 
     with monkeypatch.context() as broken:
-        broken.setattr(os, "fdatasync", fail)  # that of the journal
+        broken.setattr(os, "fdatasync", fail_second)
         with pytest.raises(StorageUnavailable):
             home.store(data_set())
     again = home.store(data_set(), later())
     assert again.fate is Fate.ALREADY_HELD
     assert again.record in home.journalled()
+
+
+def test_an_object_that_could_not_be_synced_is_stored_only_when_it_is_sent_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", fail)
+        with pytest.raises(StorageUnavailable):
+            home.store(data_set())
+    assert home.files() == []
+    assert home.store(data_set(), later()).fate is Fate.STORED
 
 
 SENDER = """

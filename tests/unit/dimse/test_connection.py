@@ -3,6 +3,7 @@
 import socket
 import struct
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -216,3 +217,20 @@ def test_a_connection_in_a_hurry_does_not_wait_for_its_peer_to_hang_up(ends: End
     connection.hurry()
     connection.abort()
     assert connection.fileno() < 0
+
+
+_AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+
+
+@pytest.mark.skipif(
+    not {"bbr", "cubic"} <= set(_AVAILABLE.read_text().split()), reason="this kernel has not both ways of congestion control"
+)
+@pytest.mark.parametrize(("algorithm", "chosen"), [(b"bbr", b"cubic"), (b"reno", b"reno")])
+def test_bulk_on_a_short_path_is_not_paced_by_timers(algorithm: bytes, chosen: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()):
+        sock, _ = listening.accept()
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, algorithm)
+        connection = established(sock)
+        connection.expect_bulk()
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == chosen
+        connection.close()

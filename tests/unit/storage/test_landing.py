@@ -37,7 +37,7 @@ def test_what_is_placed_is_what_was_written_and_read_only(tmp_path: Path) -> Non
     incoming.write(memoryview(bytearray(b"def")))
     assert incoming.seal() == hashlib.sha256(b"abcdef").hexdigest()
     assert incoming.size == 6
-    assert store.place(incoming, "1/2/3.dcm").created
+    assert store.place(incoming, "1/2/3.dcm", durable=False).created
     placed = tmp_path / "hot/1/2/3.dcm"
     assert placed.read_bytes() == b"abcdef"
     assert placed.stat().st_mode & 0o777 == 0o440
@@ -46,9 +46,9 @@ def test_what_is_placed_is_what_was_written_and_read_only(tmp_path: Path) -> Non
 
 def test_a_name_that_is_taken_stays_as_it_is(tmp_path: Path) -> None:
     store = LandingDirectory(tmp_path)
-    store.place(sealed(store, b"first"), "1/2/3.dcm")
+    store.place(sealed(store, b"first"), "1/2/3.dcm", durable=False)
     second = sealed(store, b"second")
-    assert not store.place(second, "1/2/3.dcm").created
+    assert not store.place(second, "1/2/3.dcm", durable=False).created
     assert (tmp_path / "1/2/3.dcm").read_bytes() == b"first"
     assert read(second) == b"second"
     second.discard()
@@ -64,7 +64,7 @@ def test_of_many_threads_exactly_one_gets_a_name(tmp_path: Path) -> None:
 
     def place(incoming: IncomingObject) -> None:
         start.wait()
-        created.append(store.place(incoming, "a/b/c.dcm").created)
+        created.append(store.place(incoming, "a/b/c.dcm", durable=False).created)
 
     threads = [threading.Thread(target=place, args=(incoming,)) for incoming in files]
     for thread in threads:
@@ -78,22 +78,22 @@ def test_of_many_threads_exactly_one_gets_a_name(tmp_path: Path) -> None:
 def test_a_path_out_of_the_tier_is_refused(tmp_path: Path, path: str) -> None:
     store = LandingDirectory(tmp_path / "hot")
     with pytest.raises(ObjectMissing):
-        store.place(sealed(store), path)
+        store.place(sealed(store), path, durable=False)
 
 
 def test_a_directory_that_someone_removed_is_made_again(tmp_path: Path) -> None:
     store = LandingDirectory(tmp_path)
-    store.place(sealed(store), "1/2/3.dcm")
+    store.place(sealed(store), "1/2/3.dcm", durable=False)
     (tmp_path / "1/2/3.dcm").unlink()
     (tmp_path / "1/2").rmdir()
-    assert store.place(sealed(store), "1/2/3.dcm").created
+    assert store.place(sealed(store), "1/2/3.dcm", durable=False).created
 
 
 def test_only_what_was_sealed_is_placed(tmp_path: Path) -> None:
     store = LandingDirectory(tmp_path)
     incoming = store.incoming()
     with pytest.raises(StorageUnavailable):
-        store.place(incoming, "1/2/3.dcm")
+        store.place(incoming, "1/2/3.dcm", durable=False)
     incoming.seal()
     with pytest.raises(StorageUnavailable):
         incoming.write(b"more")
@@ -110,7 +110,7 @@ def test_quarantine_keeps_the_bytes_and_the_reason(tmp_path: Path) -> None:
 
 def test_a_placed_object_can_be_set_aside(tmp_path: Path) -> None:
     store = LandingDirectory(tmp_path)
-    store.place(sealed(store, b"odd"), "1/2/3.dcm")
+    store.place(sealed(store, b"odd"), "1/2/3.dcm", durable=False)
     where = store.set_aside("1/2/3.dcm", reason="conflict")
     assert not (tmp_path / "1/2/3.dcm").exists()
     assert (tmp_path / where).read_bytes() == b"odd"
@@ -128,14 +128,14 @@ def test_a_large_arrival_goes_into_a_file_as_it_arrives(tmp_path: Path) -> None:
     incoming.write(b"end")
     assert incoming.seal() == hashlib.sha256(b"small" + bytes(IN_MEMORY) + b"end").hexdigest()
     assert read(incoming) == b"small" + bytes(IN_MEMORY) + b"end"
-    store.place(incoming, "1/2/3.dcm")
+    store.place(incoming, "1/2/3.dcm", durable=False)
     assert (tmp_path / "1/2/3.dcm").stat().st_size == incoming.size == IN_MEMORY + 8
     assert left_over(tmp_path) == []
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(small_disk: Path) -> None:
     store = LandingDirectory(small_disk / "hot")
-    store.place(sealed(store, b"fits"), "1/2/3.dcm")
+    store.place(sealed(store, b"fits"), "1/2/3.dcm", durable=False)
     incoming = store.incoming()
     incoming.write(bytes(1 << 19))
     with pytest.raises(StorageFull):
@@ -145,27 +145,41 @@ def test_a_full_disk_is_told_and_leaves_nothing(small_disk: Path) -> None:
     incoming.discard()
     too_large_to_be_named = sealed(store, bytes(IN_MEMORY))
     with pytest.raises(StorageFull):
-        store.place(too_large_to_be_named, "1/2/4.dcm")
+        store.place(too_large_to_be_named, "1/2/4.dcm", durable=False)
     assert left_over(small_disk / "hot") == []
-    assert store.place(sealed(store, b"fits again"), "1/2/4.dcm").created
+    assert store.place(sealed(store, b"fits again"), "1/2/4.dcm", durable=False).created
 
 
 def test_a_read_only_disk_is_told(small_disk: Path) -> None:
     store = LandingDirectory(small_disk / "hot")
-    store.place(sealed(store), "1/2/3.dcm")
+    store.place(sealed(store), "1/2/3.dcm", durable=False)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(StorageUnavailable):
-        store.place(sealed(store), "1/2/4.dcm")
+        store.place(sealed(store), "1/2/4.dcm", durable=False)
 
 
 def fail_io(fd: int) -> None:
     raise OSError(errno.EIO, "Input/output error")
 
 
+@pytest.mark.parametrize("content", [b"small", bytes(2 * IN_MEMORY)])
+def test_what_could_not_be_synced_never_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    store = LandingDirectory(tmp_path)
+    incoming = sealed(store, content)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdatasync", fail_io)
+        with pytest.raises(StorageUnavailable):
+            store.place(incoming, "1/2/3.dcm", durable=True)
+    with pytest.raises(StorageUnavailable):
+        store.place(incoming, "1/2/3.dcm", durable=True)
+    assert not (tmp_path / "1/2/3.dcm").exists()
+    assert store.place(sealed(store, content), "1/2/3.dcm", durable=True).created
+
+
 def test_what_could_not_be_synced_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LandingDirectory(tmp_path)
     for name in ("1/2/3.dcm", "1/2/4.dcm"):
-        store.place(sealed(store), name)
+        store.place(sealed(store), name, durable=False)
     assert store.secure(["1/2/3.dcm", "1/2/gone.dcm", "1/2/4.dcm"]) == []
     monkeypatch.setattr(os, "fsync", fail_io)
     assert sorted(store.secure(["1/2/3.dcm", "1/2/4.dcm"])) == ["1/2/3.dcm", "1/2/4.dcm"]
@@ -173,7 +187,7 @@ def test_what_could_not_be_synced_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 def test_objects_whose_name_could_not_be_synced_are_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LandingDirectory(tmp_path)
-    store.place(sealed(store), "1/2/3.dcm")
+    store.place(sealed(store), "1/2/3.dcm", durable=False)
     real = os.fsync
 
     def fail_directories(fd: int) -> None:
@@ -189,7 +203,7 @@ def test_objects_whose_name_could_not_be_synced_are_named_too(tmp_path: Path, mo
 def test_an_object_is_written_anew_whatever_has_its_name(tmp_path: Path, torn: bytes | None) -> None:
     store = LandingDirectory(tmp_path)
     if torn is not None:
-        store.place(sealed(store, torn), "1/2/3.dcm")
+        store.place(sealed(store, torn), "1/2/3.dcm", durable=False)
     store.restore("1/2/3.dcm", b"whole")
     assert (tmp_path / "1/2/3.dcm").read_bytes() == b"whole"
     assert len(list((tmp_path / "1/2").iterdir())) == 1
@@ -240,7 +254,7 @@ def test_sweeping_goes_on_past_what_it_cannot_deal_with(tmp_path: Path) -> None:
 
 def test_arrivals_leave_the_reserve_to_others(small_disk: Path) -> None:
     store = LandingDirectory(small_disk / "hot", reserve=512 << 20)  # of which a twentieth of the disk counts
-    store.place(sealed(store, b"fits"), "1/2/3.dcm")
+    store.place(sealed(store, b"fits"), "1/2/3.dcm", durable=False)
     (small_disk / "ballast").write_bytes(bytes(1_000_000))
     with pytest.raises(StorageFull):
         store.incoming()
