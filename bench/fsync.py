@@ -3,9 +3,9 @@
 strace makes the n-th fsync or fdatasync of each thread fail with EIO, n = 1 … 50, first in a listener, then in the process that
 indexes. What is sent meanwhile is sent again until it is acknowledged. Then everything is killed and started without the fault.
 
-No success may be answered to an instance whose sync failed, and no sync that failed may be repeated as if it had worked: the
-kernel reports a lost page once and forgets it. So what a failed sync was to save has to be written anew, and to make sure of it
-such objects are emptied here before the archive starts again.
+No success may be answered to an instance that was not synced, or whose sync failed, and no sync that failed may be repeated as if
+it had worked: the kernel reports a lost page once and forgets it. So what a failed sync was to save has to be written anew, and to
+make sure of it such objects are emptied here before the archive starts again.
 """
 
 import random
@@ -22,16 +22,11 @@ from bench.durability.instances import Factory, Instance
 from bench.durability.oracle import NO_ANSWER, SUCCESS, OracleLog
 from bench.durability.site import Site, running_site, workplace
 from bench.durability.strace import Call, Fault, calls, injected, kind_of_file
+from bench.durability.sync_rules import ANSWERS, RENAMES, SYNCS, WRITES, lost_objects, repeated_syncs, unfounded_answers
 from bench.durability.verdict import Table, Verdict, chosen_rounds, options
-from pacs_core.storage.segments import SUFFIX
 from tests.support.catalog import Catalogs
 from tests.support.waiting import eventually
 
-_SYNCS = ("fsync", "fdatasync")
-_WRITES = ("write", "pwrite64", "pwritev", "pwritev2")
-_RENAMES = ("rename", "renameat", "renameat2")
-_ANSWERS = ("sendto", "sendmsg")
-_OBJECT = ".dcm"
 _ATTEMPTS = 5
 _MORE = 5  # instances after the one that the fault struck
 _BURST, _BURSTS = 30, 10  # instances, until a fault has to have struck
@@ -94,8 +89,8 @@ def run(folder: Path, catalogs: Catalogs, *, failing: Sequence[int], victims: Se
 def _try(site: Site, victim: str, n: int, log: Path, rng: random.Random) -> _Trial:
     """Send until a sync has failed, and some more. Each instance is sent until it is acknowledged."""
     process = site.listener(0) if victim == "listener" else site.await_committer()
-    fault = Fault(_SYNCS, "error=EIO", n)
-    tracing = injected(process, fault, log, traced=(*_WRITES, *_RENAMES, *_ANSWERS))
+    fault = Fault(SYNCS, "error=EIO", n)
+    tracing = injected(process, fault, log, traced=(*WRITES, *RENAMES, *ANSWERS))
     with tracing, Client(site.scp) as client, OracleLog(site.oracle, "client") as oracle:
         statuses = list(_send(client, oracle, Factory(rng.getrandbits(48)), log, patience=_PATIENCE[victim]))
         client.release()
@@ -135,61 +130,13 @@ def _has_struck(log: Path) -> bool:
 
 def _judge(trial: _Trial, verdict: Verdict, where: str) -> None:
     verdict.require(any(call.injected for call in trial.seen), f"{where}: no sync failed")
-    for problem in (*_answered_nonetheless(trial), *_repeated(trial.seen)):
+    for problem in (*unfounded_answers(trial.seen, trial.statuses), *repeated_syncs(trial.seen)):
         verdict.problems.append(f"{where}: {problem}")
 
 
-def _answered_nonetheless(trial: _Trial) -> Iterator[str]:
-    """Successes that the thread of the association sent although a sync of its own had failed since it sent the answer before."""
-    answering = {call.thread for call in trial.seen if _is_answer(call)}
-    answered: Counter[int] = Counter()  # by thread, the A-ASSOCIATE-AC first
-    failed: dict[int, Call] = {}
-    for call in trial.seen:
-        if call.injected and call.thread in answering:
-            failed[call.thread] = call
-        if _is_answer(call):
-            number = answered[call.thread] - 1
-            answered[call.thread] += 1
-            sync = failed.pop(call.thread, None)
-            if sync is not None and 0 <= number < len(trial.statuses) and trial.statuses[number] == SUCCESS:
-                yield f"0000 was answered although {sync.name} of {sync.path} had failed"
-
-
-def _is_answer(call: Call) -> bool:
-    return call.name in _ANSWERS and call.path.startswith("TCP")
-
-
-def _repeated(seen: Sequence[Call]) -> Iterator[str]:
-    """Files whose sync failed and then succeeded, with nothing written in between that could have been lost.
-
-    A segment of the journal is never good again. Directories are left out: their file system is broken as a whole then.
-    """
-    broken: set[str] = set()
-    for call in seen:
-        if call.name in _SYNCS and not Path(call.path).is_dir():
-            if call.injected:
-                broken.add(call.path)
-            elif not call.failed and call.path in broken:
-                broken.discard(call.path)
-                yield f"{call.name} of {call.path} failed and was repeated"
-        else:
-            broken -= {path for path in broken if _writes_anew(call, path)}
-
-
-def _writes_anew(call: Call, path: str) -> bool:
-    if call.name in _RENAMES:
-        return call.arguments.rstrip(" 0,").endswith(f'"{path}"')
-    return call.name in _WRITES and call.path == path and not path.endswith(SUFFIX)
-
-
 def _lose(seen: Sequence[Call]) -> None:
-    """Empty those objects whose last sync failed, as a power failure might: what the kernel could not write is nowhere."""
-    lost: set[str] = set()
-    for call in seen:
-        if call.injected and call.path.endswith(_OBJECT):
-            lost.add(call.path)
-        lost -= {path for path in lost if _writes_anew(call, path)}
-    for path in map(Path, lost):
+    """Empty the objects of which a power failure might leave nothing."""
+    for path in map(Path, lost_objects(seen)):
         if path.exists():
             path.write_bytes(b"")
 
