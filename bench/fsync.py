@@ -68,7 +68,6 @@ def run(folder: Path, catalogs: Catalogs, *, failing: Sequence[int], victims: Se
             with running_site(home, catalogs.new(), settings=_SETTINGS) as site:
                 trial = _try(site, victim, n, home / "strace", rng)
                 _judge(trial, verdict, f"{victim}, n = {n}")
-                site.kill_all()
                 _lose(trial.seen)
                 site.launch(0)
                 site.await_ready()
@@ -87,13 +86,14 @@ def run(folder: Path, catalogs: Catalogs, *, failing: Sequence[int], victims: Se
 
 
 def _try(site: Site, victim: str, n: int, log: Path, rng: random.Random) -> _Trial:
-    """Send until a sync has failed, and some more. Each instance is sent until it is acknowledged."""
+    """Send until a sync has failed, and some more, each instance until it is acknowledged; then everything is killed."""
     process = site.listener(0) if victim == "listener" else site.await_committer()
     fault = Fault(SYNCS, "error=EIO", n)
     tracing = injected(process, fault, log, traced=(*WRITES, *RENAMES, *ANSWERS))
     with tracing, Client(site.scp) as client, OracleLog(site.oracle, "client") as oracle:
         statuses = list(_send(client, oracle, Factory(rng.getrandbits(48)), log, patience=_PATIENCE[victim]))
         client.release()
+        site.kill_all()  # while it is traced: what is written anew to the very end has to be seen
     return _Trial(list(calls(log)), statuses)
 
 

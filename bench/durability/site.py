@@ -69,10 +69,12 @@ class Site:
 
     def kill_all(self) -> None:
         """Every process of this home at once."""
-        for process in self.processes():
-            process.send_signal(signal.SIGKILL)
-        for process in self.processes():
-            kill(process)
+        while alive := self.processes():  # what was being started is found the second time
+            for process in alive:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGKILL)
+            for process in alive:  # not those that are found now: a process that is ending does not tell its home any more
+                kill(process)
 
     def await_ready(self) -> None:
         """Return when every listener accepts connections and a C-ECHO is answered."""
