@@ -127,7 +127,7 @@ def committer(settings: Settings) -> Committer:
 
 
 class _Committing:
-    """What runs behind ingest, once for a home: leftovers are swept, the index prepared, journals committed.
+    """What runs behind ingest, once for a home: the index is prepared, journals are committed.
 
     Retries for as long as PostgreSQL does not answer; nothing waits for it but the index.
     """
@@ -151,13 +151,6 @@ class _Committing:
 
     def _run(self) -> None:
         """A process boundary: the archive takes instances in whatever happens here."""
-        try:
-            swept = landing(self._settings).sweep()
-        except Exception:
-            log.exception("incoming_not_swept")
-        else:
-            if swept:
-                log.info("incoming_files_swept", files=swept)
         while not self._stopping.is_set() and not self._start_committer():
             pass
 

@@ -97,12 +97,14 @@ class Securer:
         return self._arrived > self._patience or now - self._last_round > _OVERDUE
 
     def _round(self) -> bool:
-        """Sync everything; whether that went well."""
+        """Sync everything, and remove what processes that have died have left; whether that went well."""
         self._arrived, self._last_round = 0, time.monotonic()
         try:
             while self.step() == _BATCH:
                 pass
             self._uncommitted.tidy()
+            if swept := self._landing.sweep():
+                log.info("incoming_files_swept", files=swept)
         except UnavailableError as exc:
             log.warning("objects_not_secured", error=type(exc).__name__, reason=str(exc))
         except Exception:

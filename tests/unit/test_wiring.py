@@ -31,20 +31,14 @@ def committer(monkeypatch: pytest.MonkeyPatch) -> FakeCommitter:
     return fake
 
 
-def test_indexing_begins_whatever_sweeping_and_preparing_run_into(
-    tmp_path: Path, committer: FakeCommitter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_indexing_begins_whatever_preparing_runs_into(tmp_path: Path, committer: FakeCommitter, monkeypatch: pytest.MonkeyPatch) -> None:
     failures: list[Exception] = [StorageUnavailable("away"), OSError(5, "odd"), RuntimeError("odd")]
 
     def prepare(settings: object) -> None:
         if failures:
             raise failures.pop()
 
-    def landing(settings: object) -> None:
-        raise StorageUnavailable("cannot be listed")
-
     monkeypatch.setattr(wiring, "prepare", prepare)
-    monkeypatch.setattr(wiring, "landing", landing)
     with wiring._Committing(load_settings(tmp_path)):
         assert committer.started.wait(10)
 

@@ -163,3 +163,16 @@ def test_a_committer_secures_what_it_has_committed_before_it_ends(home: PooledHo
     eventually(lambda: record.SOPInstanceUID in home.index.rows)
     assert committer.stop()
     assert JournalReader(home.root / "journal").unsecured(10)[0] == []
+
+
+def test_what_a_dead_writer_has_left_is_swept_while_the_committer_lives(home: PooledHome) -> None:
+    left = home.root / "hot/.incoming/left.part"
+    committer = home.committer()
+    committer.start()
+    home.append(1)
+    eventually(lambda: "1.4.1" in home.index.rows)
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_bytes(b"half of an instance")
+    home.append(2)
+    eventually(lambda: not left.exists(), what="the file to be swept")
+    assert committer.stop()
