@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,14 +22,16 @@ import duckdb
 import structlog
 
 from pacs_core.errors import IndexUnavailable
-from pacs_core.index.migrations import LAKE_SCHEMA, guard_lake, lock_preparation, migrate
-from pacs_core.index.postgres import CatalogURL, Database
+from pacs_core.index.migrations import LAKE_SCHEMA, guard_lake, is_prepared, lock_preparation, migrate
+from pacs_core.index.postgres import CatalogURL, Database, Session
 from pacs_core.index.schema import COLUMNS, add_column, create_table
 from pacs_core.model import Level
 
 log = structlog.get_logger(__name__)
 
 _BATCH = 500  # rows fetched at a time
+_PREPARATION_PATIENCE = 5.0  # seconds; making the tables takes one
+_LOOK_AGAIN = 0.05
 _OPENING_PATIENCE = 20  # seconds; nothing bounds the first answer of a server that has accepted the connection
 
 # Rows of one insert that go into the catalog instead of a Parquet file of their own. Measured: a file costs 20 ms
@@ -124,6 +127,34 @@ def attach_lake(
         *(["READ_ONLY"] if read_only else []),
     ]
     connection.execute(f"ATTACH {source} AS lake ({', '.join(options)})")
+
+
+def open_to_read(engine: Engine, catalog: CatalogURL, data_path: str, *, application_name: str) -> duckdb.DuckDBPyConnection:
+    """A new instance with the lake attached as `lake`, read-only. Raises duckdb.Error; IndexUnavailable as `await_prepared`."""
+    connection = open_duckdb(engine)
+    try:
+        await_prepared(catalog)
+        attach_lake(connection, catalog, data_path, application_name=application_name, read_only=True)
+    except (duckdb.Error, IndexUnavailable):
+        connection.close()
+        raise
+    return connection
+
+
+def await_prepared(catalog: CatalogURL) -> None:
+    """Return once the index has been prepared: a first start accepts users while its committer still makes the tables.
+
+    IndexUnavailable if PostgreSQL cannot be reached, or nobody has prepared the index for _PREPARATION_PATIENCE.
+    """
+    deadline = time.monotonic() + _PREPARATION_PATIENCE
+    session = Session(catalog, application_name="pacs-await")
+    try:
+        while not is_prepared(session):
+            if time.monotonic() > deadline:
+                raise IndexUnavailable("the index has not been prepared: start the archive, with `pacs up` or `pacs listen`")
+            time.sleep(_LOOK_AGAIN)
+    finally:
+        session.close()
 
 
 def attach_secret(connection: duckdb.DuckDBPyConnection, catalog: CatalogURL) -> None:
@@ -257,13 +288,7 @@ class LakeReader:
         return instance
 
     def _open(self) -> duckdb.DuckDBPyConnection:
-        instance = open_duckdb(self._engine)
-        try:
-            attach_lake(instance, self._catalog, self._data_path, application_name="pacs-read", read_only=True)
-        except duckdb.Error:
-            instance.close()
-            raise
-        return instance
+        return open_to_read(self._engine, self._catalog, self._data_path, application_name="pacs-read")
 
     def _discard(self, broken: duckdb.DuckDBPyConnection | None) -> None:
         """Forget an instance; queries of other threads that still run on it keep it alive."""

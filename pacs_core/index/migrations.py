@@ -95,8 +95,13 @@ def migrate(session: Session) -> None:
 
 
 def guard_lake(session: Session) -> None:
-    """Put the fence before the lake's commits, once the lake exists. Idempotent."""
-    if not session.run("SELECT 1 FROM pg_trigger WHERE tgname = 'pacs_fence' AND tgrelid = 'lake.ducklake_snapshot'::regclass"):
+    """Put the fence before the lake's commits, once the lake exists: the last act of preparation. Idempotent."""
+    if not is_prepared(session):
         session.run(
             "CREATE TRIGGER pacs_fence BEFORE INSERT ON lake.ducklake_snapshot FOR EACH STATEMENT EXECUTE FUNCTION pacs.fence_lake()"
         )
+
+
+def is_prepared(session: Session) -> bool:
+    """Whether the catalog has been prepared to its end, by this version or an earlier one."""
+    return bool(session.run("SELECT 1 FROM pg_trigger WHERE tgname = 'pacs_fence' AND tgrelid = to_regclass('lake.ducklake_snapshot')"))

@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from pacs_core.errors import IndexUnavailable, RequestError
-from pacs_core.index.lake import Engine, attach_lake, literal, open_duckdb
+from pacs_core.index.lake import Engine, literal, open_to_read
 from pacs_core.index.migrations import OPERATIONAL_SCHEMA
 from pacs_core.index.postgres import CatalogURL
 
@@ -138,9 +138,12 @@ class SQLSession:
         self.close()
 
     def _open(self) -> duckdb.DuckDBPyConnection:
-        connection = open_duckdb(self._engine)
         try:
-            _attach(connection, self._catalog, self._data_path)
+            connection = open_to_read(self._engine, self._catalog, self._data_path, application_name=_APPLICATION)
+        except duckdb.Error as exc:
+            raise IndexUnavailable("the index cannot be opened") from exc
+        try:
+            _attach_operational(connection, self._catalog)
             _lock_down(connection, self._data_path)
         except duckdb.Error as exc:
             connection.close()
@@ -176,8 +179,7 @@ _AUTHORS_FAULT = (
 )
 
 
-def _attach(connection: duckdb.DuckDBPyConnection, catalog: CatalogURL, data_path: str) -> None:
-    attach_lake(connection, catalog, data_path, application_name=_APPLICATION, read_only=True)
+def _attach_operational(connection: duckdb.DuckDBPyConnection, catalog: CatalogURL) -> None:
     source = literal(catalog.libpq(application_name=_APPLICATION, read_only=True))
     connection.execute(f"ATTACH {source} AS ops (TYPE postgres, READ_ONLY, SCHEMA '{OPERATIONAL_SCHEMA}', SECRET pacs_catalog)")
     connection.execute(f"SET search_path = 'lake.main,ops.{OPERATIONAL_SCHEMA}'")

@@ -15,6 +15,7 @@ from pacs_core.index import lake
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.lake import Engine, LakeReader, open_duckdb, prepare_index
 from pacs_core.index.postgres import Database
+from pacs_core.index.sql import SQLSession
 from tests.support.catalog import Catalogs
 from tests.support.records import record
 from tests.unit.index.conftest import Place, kill_postgres
@@ -138,9 +139,23 @@ def test_a_place_that_cannot_be_used_is_said_so(catalogs: Catalogs) -> None:
         list(LakeReader("postgresql://nobody@127.0.0.1:1/none", "/nowhere").rows("SELECT 1"))
 
 
-def test_an_index_that_was_never_prepared_is_unavailable(catalogs: Catalogs, tmp_path: Path) -> None:
+def test_who_asks_while_the_index_is_being_prepared_waits_for_it(catalogs: Catalogs, tmp_path: Path) -> None:
     url = catalogs.new()
-    with pytest.raises(IndexUnavailable):
+    with ThreadPoolExecutor() as pool, SQLSession(url, str(tmp_path)) as session:
+        reader = LakeReader(url, str(tmp_path))
+        answers = [
+            pool.submit(lambda: list(reader.rows("SELECT count(*) FROM lake.instance"))),
+            pool.submit(lambda: list(session.run("SELECT count(*) FROM instance").rows())),
+        ]
+        prepare_index(url, str(tmp_path))
+        assert [answer.result() for answer in answers] == [[(0,)], [(0,)]]
+        reader.close()
+
+
+def test_an_index_that_was_never_prepared_is_unavailable(catalogs: Catalogs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lake, "_PREPARATION_PATIENCE", 0.2)
+    url = catalogs.new()
+    with pytest.raises(IndexUnavailable, match="pacs up"):
         list(LakeReader(url, str(tmp_path)).rows("SELECT 1 FROM lake.instance"))
     with pytest.raises(IndexUnavailable):
         LakeIndexWriter(url, str(tmp_path)).commit([record(1)])
