@@ -61,7 +61,7 @@ _INSTANCES = f"""
         replace(t.header, t.SOPInstanceUID, uid('instance', n)) AS header
     ) FROM template_instance t, range(?, ?) r(n)
 """  # noqa: S608 constants
-_KEY_COLUMNS = ", ".join(f'"{name}"' for name in (*StoredObject.__dataclass_fields__, "received_at"))
+_KEY_COLUMNS = ", ".join(f'"{name}"' for name in (*StoredObject.__dataclass_fields__, "received_at", "InstanceNumber"))
 _KEYS = f"""
     INSERT INTO operational.pacs.instance_key ({_KEY_COLUMNS})
     SELECT {_KEY_COLUMNS} FROM lake.instance WHERE SOPInstanceUID NOT IN (SELECT SOPInstanceUID FROM template_instance)

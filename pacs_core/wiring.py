@@ -66,7 +66,7 @@ def ingest(settings: Settings, to: SegmentJournal) -> Ingest:
 
 def index_reader(settings: Settings) -> LakeIndexReader:
     """Answers queries."""
-    return LakeIndexReader(LakeReader(catalog_url(settings), settings.index_data))
+    return LakeIndexReader(LakeReader(catalog_url(settings), settings.index_data), Database(catalog_url(settings)))
 
 
 def index_writer(settings: Settings) -> LakeIndexWriter:

@@ -75,6 +75,11 @@ _STEPS = (
     END
     $$
     """,
+    # So that a retrieve finds its instances here, in the order in which a viewer wants them.
+    'ALTER TABLE pacs.instance_key ADD COLUMN "InstanceNumber" bigint',
+    'ALTER TABLE pacs.instance_superseded ADD COLUMN "InstanceNumber" bigint',
+    'CREATE INDEX instance_key_study ON pacs.instance_key ("StudyInstanceUID")',
+    'CREATE INDEX instance_key_series ON pacs.instance_key ("SeriesInstanceUID")',
 )
 
 

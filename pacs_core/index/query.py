@@ -12,7 +12,7 @@ from pacs_core.dicom.attributes import COMPUTED, INDEXED, LEVEL_OF
 from pacs_core.dicom.matching import Criterion, TextCriterion, UIDCriterion, parse_criteria, split_values, trim, value_representation
 from pacs_core.errors import InvalidIdentifier
 from pacs_core.index.conditions import Condition, all_of, condition
-from pacs_core.model import Header, Level, Query, StoredObject
+from pacs_core.model import Header, Level, Query
 
 _LEVELS = tuple(Level)
 _ALIASES = {Level.PATIENT: "p", Level.STUDY: "t", Level.SERIES: "s", Level.IMAGE: "i"}
@@ -133,20 +133,22 @@ def _from(levels: Iterable[Level]) -> str:
     return " ".join(_JOINS[level] for level in levels)
 
 
-OBJECT_COLUMNS = tuple(StoredObject.__dataclass_fields__)
-_OBJECTS = ", ".join(f"i.{name}" for name in OBJECT_COLUMNS)
-
-
 @dataclass(frozen=True, slots=True)
-class LocateStatement:
-    """A compiled retrieve: selects OBJECT_COLUMNS."""
+class Named:
+    """What a retrieve wants: the instances that are in one of each level's UIDs. An empty tuple is any.
 
-    sql: str
-    parameters: tuple[object, ...]
+    Attributes:
+        patient: PatientID and IssuerOfPatientID, "" for any.
+    """
+
+    patient: tuple[str, str]
+    studies: tuple[str, ...]
+    series: tuple[str, ...]
+    instances: tuple[str, ...]
 
 
-def compile_locate(query: Query) -> LocateStatement:
-    """The instances below the entities that the unique keys name (PS3.4 C.4.2.1.4.1), by study, series and number.
+def parse_named(query: Query) -> Named:
+    """The entities that the unique keys of a retrieve name (PS3.4 C.4.2.1.4.1).
 
     At the query's level a list of UIDs is allowed. InvalidIdentifier where the unique key of the level is missing, or
     one of a level above has several values.
@@ -154,17 +156,12 @@ def compile_locate(query: Query) -> LocateStatement:
     named = {level: _unique_values(query, level) for level in levels_down_to(query.level)}
     if not named[query.level]:
         raise InvalidIdentifier(f"a retrieve at level {query.level} needs {query.level.key} (PS3.4 C.4.2.1.4.1)")
-    conditions = [_named(f"i.{level.key}", values) for level, values in named.items() if values and level is not Level.PATIENT]
-    source = "lake.instance i"
-    if patients := named[Level.PATIENT]:
-        source += " JOIN lake.study t ON t.StudyInstanceUID = i.StudyInstanceUID"
-        issuer = _unique_value(query, "IssuerOfPatientID")
-        conditions += [_named("t.PatientID", patients), *([_named("t.IssuerOfPatientID", (issuer,))] if issuer else [])]
-    where = all_of(conditions)
-    return LocateStatement(
-        f"SELECT {_OBJECTS} FROM {source} WHERE {where.sql}"  # noqa: S608 no values
-        " ORDER BY i.StudyInstanceUID, i.SeriesInstanceUID, i.InstanceNumber, i.SOPInstanceUID",
-        where.parameters,
+    patient = next(iter(named[Level.PATIENT]), "")
+    return Named(
+        patient=(patient, _unique_value(query, "IssuerOfPatientID") if patient else ""),
+        studies=named.get(Level.STUDY, ()),
+        series=named.get(Level.SERIES, ()),
+        instances=named.get(Level.IMAGE, ()),
     )
 
 
@@ -184,7 +181,3 @@ def _unique_value(query: Query, keyword: str) -> str:
     if not isinstance(value, str):
         raise InvalidIdentifier(f"{keyword} is not a sequence")
     return trim(value, keyword)
-
-
-def _named(column: str, values: tuple[str, ...]) -> Condition:
-    return condition(UIDCriterion(column, values), lambda keyword: keyword)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from pacs_core.index import keys
 from pacs_core.index.lake import LakeReader
-from pacs_core.index.query import OBJECT_COLUMNS, FindStatement, compile_find, compile_locate
+from pacs_core.index.postgres import Database
+from pacs_core.index.query import FindStatement, compile_find, parse_named
 from pacs_core.model import UID, Header, Query, StoredObject
 
 
@@ -41,10 +43,16 @@ class Shard:
 
 
 class LakeIndexReader:
-    """ports.IndexReader, and what the flows ask. Thread-safe; each call sees one snapshot."""
+    """ports.IndexReader, and what the flows ask. Thread-safe; each call sees one snapshot.
 
-    def __init__(self, lake: LakeReader) -> None:
+    Args:
+        lake: answers questions about patients, studies and series.
+        database: tells where instances are: 1 ms for a study of 200, of which the lake makes 20.
+    """
+
+    def __init__(self, lake: LakeReader, database: Database) -> None:
         self._lake = lake
+        self._database = database
 
     def find(self, query: Query) -> Iterator[Header]:
         """The matching entities (see ports.IndexReader.find). The query is checked here and runs at the first `next`."""
@@ -57,9 +65,18 @@ class LakeIndexReader:
                 yield header
 
     def locate(self, query: Query) -> Sequence[StoredObject]:
-        """The instances below the entities that the query's unique keys name (see query.compile_locate)."""
-        statement = compile_locate(query)
-        return [StoredObject(*row) for row in self._lake.rows(statement.sql, statement.parameters)]
+        """The instances below the entities that the query's unique keys name (see query.parse_named), by study, series and number."""
+        named = parse_named(query)
+        studies = self._studies_of(*named.patient, named.studies) if named.patient[0] else named.studies
+        if named.patient[0] and not studies:
+            return ()
+        with self._database.transaction() as session:
+            return keys.locate(session, studies=studies, series=named.series, instances=named.instances)
+
+    def _studies_of(self, patient: str, issuer: str, among: Sequence[str]) -> tuple[str, ...]:
+        """The studies of a patient, of any issuer if that is "", and of any UID if there are none to choose from."""
+        rows = self._lake.rows(_STUDIES_OF_PATIENT, (patient, issuer, issuer))
+        return tuple(study for (study,) in rows if not among or study in among)
 
     def counts(self) -> IndexCounts:
         """How much is indexed."""
@@ -89,9 +106,11 @@ class LakeIndexReader:
     def close(self) -> None:
         """Release the lake. A later call opens it again."""
         self._lake.close()
+        self._database.close()
 
 
-_OBJECTS = f"SELECT {', '.join(OBJECT_COLUMNS)} FROM lake.instance"  # noqa: S608 constants
+_STUDIES_OF_PATIENT = "SELECT StudyInstanceUID FROM lake.study WHERE PatientID = ? AND (IssuerOfPatientID = ? OR ? = '')"
+_OBJECTS = f"SELECT {', '.join(keys.OBJECT_COLUMNS)} FROM lake.instance"  # noqa: S608 constants
 _STUDY_SIZES = "SELECT StudyInstanceUID, count(*), sum(size)::BIGINT FROM lake.instance GROUP BY StudyInstanceUID ORDER BY StudyInstanceUID"
 _COUNTS = """
     SELECT (SELECT count(*) FROM lake.patient), (SELECT count(*) FROM lake.study), (SELECT count(*) FROM lake.series), i.*

@@ -64,7 +64,7 @@ def writer(place: Place) -> Iterator[LakeIndexWriter]:
 
 @pytest.fixture
 def reader(place: Place) -> Iterator[LakeIndexReader]:
-    reader = LakeIndexReader(LakeReader(place.catalog_url, place.data_path))
+    reader = LakeIndexReader(LakeReader(place.catalog_url, place.data_path), Database(place.catalog_url))
     yield reader
     reader.close()
 

@@ -203,7 +203,7 @@ def test_a_committer_that_lost_the_lock_unnoticed_cannot_write_to_the_lake(place
 def test_postgres_killed_between_commits_costs_one_retryable_error(new_place: Callable[[], Place], catalogs: Catalogs) -> None:
     place = new_place()
     writer = LakeIndexWriter(place.catalog_url, place.data_path)
-    reader = LakeIndexReader(LakeReader(place.catalog_url, place.data_path))
+    reader = LakeIndexReader(LakeReader(place.catalog_url, place.data_path), Database(place.catalog_url))
     writer.commit([record(1)])
     assert reader.counts().instances == 1
     kill_postgres(catalogs)

@@ -12,7 +12,8 @@ from pacs_core.dicom.matching import matches
 from pacs_core.errors import InvalidIdentifier
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.lake import LakeReader
-from pacs_core.index.query import compile_find, compile_locate
+from pacs_core.index.postgres import Database
+from pacs_core.index.query import compile_find, parse_named
 from pacs_core.index.reader import LakeIndexReader
 from pacs_core.model import Header, HeaderValue, Level, Query
 from tests.support.records import CT_IMAGE, record
@@ -140,7 +141,7 @@ def indexed(new_place: Callable[[], Place]) -> Iterator[tuple[LakeIndexReader, l
     base = [record(1, study=str(header["StudyInstanceUID"]), series=f"{header['StudyInstanceUID']}.1") for header in headers]
     writer.commit([replace(item, header=header) for item, header in zip(base, headers, strict=True)])
     writer.close()
-    reader = LakeIndexReader(LakeReader(place.catalog_url, place.data_path))
+    reader = LakeIndexReader(LakeReader(place.catalog_url, place.data_path), Database(place.catalog_url))
     yield reader, headers
     reader.close()
 
@@ -176,7 +177,6 @@ def test_values_are_parameters_and_never_part_of_the_statement() -> None:
     hostile = "'; DROP TABLE lake.study; --"
     keys: Header = {"PatientID": hostile, "PatientName": hostile, "StudyDescription": hostile + "*", "StudyInstanceUID": hostile}
     assert "DROP" not in compile_find(Query(Level.IMAGE, keys)).sql
-    assert "DROP" not in compile_locate(Query(Level.STUDY, keys)).sql
 
 
 def test_a_criterion_that_sql_decides_is_not_decided_twice() -> None:
@@ -200,4 +200,4 @@ def test_only_the_tables_of_the_level_and_above_are_read() -> None:
 )
 def test_a_retrieve_names_what_it_wants(query: Query) -> None:
     with pytest.raises(InvalidIdentifier):
-        compile_locate(query)
+        parse_named(query)
