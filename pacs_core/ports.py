@@ -117,7 +117,7 @@ class ObjectStore(Protocol):
 class JournalMark:
     """A position in the journals of one home: what was appended before it is covered by it."""
 
-    ends: tuple[tuple[str, int], ...]  # (generation of a segment, end offset in bytes)
+    ends: tuple[tuple[str, int], ...] = ()  # (generation of a segment, end offset in bytes)
 
 
 class JournalledContent(Protocol):
@@ -215,8 +215,11 @@ class Uncommitted(Protocol):
     def exclusive(self) -> AbstractContextManager[bool]:
         """Try to become this home's only committer; False if another process is. Freed when the process dies."""
 
-    def pending(self, limit: int) -> tuple[Sequence[Journalled], JournalMark]:
-        """Up to `limit` uncommitted instances of every process of this home, oldest first, and the mark past them."""
+    def pending(self, limit: int, *, after: JournalMark) -> tuple[Sequence[Journalled], JournalMark]:
+        """Up to `limit` uncommitted instances of every process of this home, oldest first, and the mark past them.
+
+        Those before `after` are left out: they have been read already.
+        """
 
     def done(self, mark: JournalMark) -> None:
         """Everything before the mark is in the index: remembered durably, finished segments removed. Repeatable."""

@@ -1,27 +1,27 @@
-"""From the journal to their names and into the index, behind the acknowledgement."""
+"""From the journal into the index, behind the acknowledgement."""
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
-from pacs_core.archive.placing import Placing
-from pacs_core.archive.securing import Securer, content_of
+from pacs_core.archive.arrivals import Arrivals, park, pause
+from pacs_core.archive.securing import Securer
 from pacs_core.archive.verification import Damage, Problem, verify_shard
 from pacs_core.dicom.part10 import same_data_set
 from pacs_core.errors import ChecksumMismatch, IndexUnavailable, ObjectMissing, PacsError, StorageUnavailable, UnavailableError
-from pacs_core.model import Duplicates, InstanceRecord, Level, Query, StoredObject
+from pacs_core.model import InstanceRecord, Level, Query, StoredObject
 from pacs_core.ports import CommitResult, IndexReader, IndexWriter, Journal, Journalled, LandingStore, ObjectStore, Uncommitted
 from pacs_core.telemetry.timing import TOTAL, Timings
 
 log = structlog.get_logger(__name__)
 
-_IDLE_POLL = 0.02  # seconds; how long the first instance after a pause waits at most
-_HASTE = 0.01  # seconds; how long somebody who waits goes unnoticed
+_IDLE = 1.0  # seconds
+_SHORTEST_BACK_OFF = 0.02
 _FOLLOWER_POLL = 0.5
 _LONGEST_BACK_OFF = 2.0
 _QUERY_POLL = 0.003
@@ -50,7 +50,7 @@ def wait_until_committed(journal: Journal, timeout: float) -> None:
 
 
 class Committer:
-    """Gives journalled objects their names and tells the index, in one thread; of all processes of a home one does it at a time.
+    """Has journalled objects placed, and tells the index; of all processes of a home one does it at a time.
 
     Args:
         uncommitted: the journals of this home.
@@ -59,7 +59,7 @@ class Committer:
         stores: every tier by name.
         landing: where records' objects are, and where what must not be served is set aside.
         interval: seconds between commits while instances keep arriving; the first after a pause goes at once.
-        rows: at most this many records in one commit.
+        rows: at most about this many records in one commit.
         patience: bytes that arrive before their objects are synced in the middle of a burst.
         timings: where it is recorded how long commits take and how far they lag behind the oldest instance in them.
     """
@@ -81,17 +81,15 @@ class Committer:
         self._writer = writer
         self._interval = interval
         self._rows = rows
-        self._settlement = _Settlement(writer, reader, stores, landing, self._park)
+        self._settlement = _Settlement(writer, reader, stores, landing, partial(park, uncommitted))
         self._securer = Securer(uncommitted, landing, reader, patience=patience)
-        self._landing = landing
-        self._placing = Placing(landing)
+        self._arrivals = Arrivals(uncommitted, landing, rows=rows)
         self._timings = timings or Timings()
         self._recovered = False
-        self._began = time.time_ns()
         self._stopping = threading.Event()
         self._deadline = float("inf")
         self._is_down = False
-        self._back_off = _IDLE_POLL
+        self._back_off = _SHORTEST_BACK_OFF
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
@@ -102,24 +100,24 @@ class Committer:
         """Commit what is pending, for at most `timeout` seconds, and end; whether the thread has ended."""
         self._deadline = time.monotonic() + timeout
         self._stopping.set()
+        self._arrivals.wake()
         if self._thread.is_alive():
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def commit_pending(self) -> int:
-        """Place and commit one batch; returns its size. UnavailableError, and then it is to be tried again."""
+        """Commit one batch; returns its size. UnavailableError, and then it is to be tried again."""
         self._recover()
-        entries, mark = self._uncommitted.pending(self._rows)
-        if entries:
-            laps = self._timings.laps("index commit")
-            placed = [self._place(entry) for entry in entries]
-            self._commit([record for record in placed if record is not None])
-            self._uncommitted.done(mark)
-            self._securer.note(sum(entry.record.size for entry in entries))
+        laps = self._timings.laps("index commit")
+        batch = self._arrivals.next()
+        if batch.entries:
+            self._commit(batch.records)
+            self._arrivals.done(batch)
+            self._securer.note(sum(entry.record.size for entry in batch.entries))
             laps(TOTAL)
-            self._timings.record("index commit", "lag", lag := _lag(entries))
-            log.debug("index_committed", records=len(entries), lag=lag)
-        return len(entries)
+            self._timings.record("index commit", "lag", lag := _lag(batch.entries))
+            log.debug("index_committed", records=len(batch.entries), lag=lag)
+        return len(batch.entries)
 
     def _recover(self) -> int:
         """See to what the last committer left, once."""
@@ -127,30 +125,6 @@ class Committer:
             self._securer.recover()
             self._recovered = True
         return 0
-
-    def _place(self, entry: Journalled) -> InstanceRecord | None:
-        """Give a journalled object its name; the record that the index is to have, None if there is nothing to be told."""
-        if entry.content is None:
-            return entry.record
-        content = content_of(entry)
-        incoming = self._landing.received(content, entry.record.sha256)
-        try:
-            # What was there when we came may be left by a crash of the machine in the middle of an append, of which nobody was told.
-            if entry.appended_at < self._began and hashlib.sha256(content).hexdigest() != entry.record.sha256:
-                raise ChecksumMismatch("its copy in the journal is not intact")
-            duplicates = Duplicates.REPLACE if entry.record.replaces else Duplicates.KEEP_FIRST
-            record = self._placing.place(entry.record, incoming, duplicates, durable=False).record
-            if record != entry.record and self._landing.secure([record.path]):  # the journal has no copy of that one
-                raise StorageUnavailable(f"the object {record.path} could not be synced")
-        except UnavailableError:
-            raise
-        except PacsError as exc:
-            self._park(entry.record, exc)
-            return None
-        else:
-            return record
-        finally:
-            incoming.discard()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -169,13 +143,16 @@ class Committer:
         if not self._recovered:
             return
         with self._securer:
-            while not self._stopping.is_set():
-                began = time.time()
-                count = self._attempt(self.commit_pending)
-                if count is None:
-                    self._wait_out()
-                elif count < self._rows:
-                    self._pause(began, self._interval if count else min(_IDLE_POLL, self._interval))
+            with self._arrivals:
+                while not self._stopping.is_set():
+                    began = time.time()
+                    count = self._attempt(self.commit_pending)
+                    if count is None:
+                        self._wait_out()
+                    elif not count:
+                        self._arrivals.await_some(_IDLE)
+                    elif count < self._rows:
+                        pause(self._uncommitted, self._stopping, since=began, seconds=self._interval)
             while time.monotonic() < self._deadline and self._attempt(self.commit_pending):
                 pass
 
@@ -191,17 +168,11 @@ class Committer:
         except Exception:  # what is pending stays pending, and what comes later may not be affected
             log.exception("index_commit_crashed")
             return None
-        self._back_off = _IDLE_POLL
+        self._back_off = _SHORTEST_BACK_OFF
         if self._is_down:
             self._is_down = False
             log.info("index_commit_recovered")
         return result
-
-    def _pause(self, began: float, seconds: float) -> None:
-        """Let instances gather, but for nobody who waits since the last commit began."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not self._stopping.wait(_HASTE) and not self._uncommitted.hastened_since(began):
-            pass
 
     def _wait_out(self) -> None:
         self._stopping.wait(self._back_off)
@@ -217,17 +188,13 @@ class Committer:
             raise
         except PacsError as exc:
             if len(records) == 1:
-                self._park(records[0], exc)
+                park(self._uncommitted, records[0], exc)
                 return
             half = len(records) // 2
             self._commit(records[:half])
             self._commit(records[half:])
         else:
             self._settlement.settle(records, result)
-
-    def _park(self, record: InstanceRecord, error: PacsError) -> None:
-        where = self._uncommitted.park(record, reason=str(error))
-        log.error("record_not_indexable", SOPInstanceUID=record.SOPInstanceUID, path=record.path, parked=where, reason=str(error))
 
 
 def _lag(entries: Sequence[Journalled]) -> float:

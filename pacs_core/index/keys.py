@@ -148,6 +148,9 @@ _INSERT = "INSERT INTO pacs.instance_key SELECT * FROM json_populate_recordset(N
 _RETIRE = """
     INSERT INTO pacs.instance_superseded SELECT * FROM json_populate_recordset(NULL::pacs.instance_key, :rows) ON CONFLICT DO NOTHING
 """
+_SERIES_OF = """
+    SELECT DISTINCT "StudyInstanceUID", "SeriesInstanceUID" FROM pacs.{table} WHERE "StudyInstanceUID" = ANY(:studies)
+"""
 # In the order in which a viewer wants them. One value of JSON: the driver takes ten times as long over rows.
 _LOCATE = """
     SELECT json_agg(json_build_array({columns}) ORDER BY {order}) FROM pacs.instance_key WHERE {condition}
@@ -164,6 +167,16 @@ def read_keys(session: Session, uids: Iterable[UID]) -> HeldKeys:
         for held in map(_held, session.run(_SELECT_SUPERSEDED, uids=list(current))):
             superseded[held.object.SOPInstanceUID].append(held)
     return HeldKeys(current, superseded)
+
+
+def read_series(session: Session, studies: Iterable[str]) -> set[tuple[str, str]]:
+    """The series, as pairs of study and series UID, that any instance of these studies is or was in.
+
+    A series without is in no table of the lake: its first instance has its key before the series has its row.
+    """
+    asked = list(studies)
+    tables = ("instance_key", "instance_superseded") if asked else ()
+    return {(study, series) for table in tables for study, series in session.run(_SERIES_OF.format(table=table), studies=asked)}
 
 
 def locate(session: Session, *, studies: Sequence[str], series: Sequence[str], instances: Sequence[str]) -> list[StoredObject]:

@@ -80,6 +80,7 @@ _STEPS = (
     'ALTER TABLE pacs.instance_superseded ADD COLUMN "InstanceNumber" bigint',
     'CREATE INDEX instance_key_study ON pacs.instance_key ("StudyInstanceUID")',
     'CREATE INDEX instance_key_series ON pacs.instance_key ("SeriesInstanceUID")',
+    'CREATE INDEX instance_superseded_study ON pacs.instance_superseded ("StudyInstanceUID")',
 )
 
 

@@ -227,7 +227,7 @@ class LandingDirectory:
         """Name a sealed object; see ports.LandingStore."""
         sealed, target = _ours(incoming), self._resolve(path)
         with translated(f"placing {path}"):
-            created = self._link(partial(sealed.link, durable=durable), target)
+            created = self._link(partial(sealed.link, durable=durable), target, durable=durable)
             if created and durable:
                 fsync_directory(target.parent)
         if created:
@@ -238,7 +238,7 @@ class LandingDirectory:
         """Sync objects and their directories; see ports.LandingStore."""
         failed = [path for path in paths if not _synced(self._resolve(path))]
         parents = {self._resolve(path).parent for path in paths}
-        lost = {parent for parent in parents if not _synced(parent)}
+        lost = {parent for parent in parents if not self._is_durable(parent)}
         if lost:
             failed += [path for path in paths if path not in failed and self._resolve(path).parent in lost]
         return failed
@@ -292,9 +292,23 @@ class LandingDirectory:
         if status.f_bavail * status.f_frsize < reserve:
             raise StorageFull(f"less than the reserve of {reserve >> 20} MiB is free in {self._root}")
 
-    def _link(self, link: Callable[[Path], None], target: Path) -> bool:
-        """Whether the name was free and is now the file's."""
-        self._ensure_directory(target.parent)
+    def _is_durable(self, directory: Path) -> bool:
+        """Sync a directory, and the names of it and those above it; False if that failed. One that is gone has nothing to be synced."""
+        try:
+            if directory.is_dir():
+                self._ensure_directory(directory)
+        except OSError as exc:
+            log.exception("directory_not_synced", path=str(directory), error=exc.strerror)
+            return False
+        return _synced(directory)
+
+    def _link(self, link: Callable[[Path], None], target: Path, *, durable: bool) -> bool:
+        """Whether the name was free and is now the file's. If not `durable`, neither need the directory be, until it is secured."""
+        if durable:
+            self._ensure_directory(target.parent)
+        elif target.parent not in self._durable:
+            self._ensure_directory(self._root)
+            target.parent.mkdir(parents=True, exist_ok=True)
         try:
             link(target)
         except FileExistsError:

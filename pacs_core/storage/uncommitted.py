@@ -36,7 +36,9 @@ _CLOCK_STEP = 10_000_000_000  # nanoseconds; an append that is further ahead of 
 
 _CLOCK_TICK = 0.01  # seconds that the times of files may be behind the clock
 
-_Offset = Callable[[Progress], int]
+_BEGINNING = JournalMark()
+
+_Offset = Callable[[str, Progress], int]
 
 
 class JournalReader:
@@ -68,13 +70,14 @@ class JournalReader:
         finally:
             os.close(fd)
 
-    def pending(self, limit: int) -> tuple[Sequence[Journalled], JournalMark]:
+    def pending(self, limit: int, *, after: JournalMark = _BEGINNING) -> tuple[Sequence[Journalled], JournalMark]:
         """The oldest uncommitted instances; see ports.Uncommitted."""
-        return self._read(limit, lambda progress: progress.indexed, indexed=False)
+        read = dict(after.ends)
+        return self._read(limit, lambda generation, progress: max(progress.indexed, read.get(generation, 0)), indexed=False)
 
     def unsecured(self, limit: int) -> tuple[Sequence[Journalled], JournalMark]:
         """The oldest indexed instances whose objects may not be synced; see ports.Uncommitted."""
-        return self._read(limit, lambda progress: progress.secured, indexed=True)
+        return self._read(limit, lambda _, progress: progress.secured, indexed=True)
 
     def done(self, mark: JournalMark) -> None:
         """Remember what is in the index; see ports.Uncommitted."""
@@ -152,7 +155,7 @@ class JournalReader:
         while closed or heads:
             while closed and (not heads or closed[0].began_ns <= heads[0][0]):
                 segment = closed.popleft()
-                _push(heads, self._entries(segment, start(progress.get(segment.generation, NO_PROGRESS)), cutoff))
+                _push(heads, self._entries(segment, start(segment.generation, progress.get(segment.generation, NO_PROGRESS)), cutoff))
             if heads:
                 _, _, entry, rest = heapq.heappop(heads)
                 yield entry
