@@ -18,7 +18,7 @@ import structlog
 from pacs_core import wiring
 from pacs_core.cli.stopping import leave, serve_until_signalled
 from pacs_core.settings import Settings, load_settings
-from pacs_core.storage.files import make_directories, translated, try_lock
+from pacs_core.storage.files import sole
 from pacs_core.supervisor.runtime import prepare_home
 from pacs_core.telemetry import logging as telemetry
 
@@ -76,7 +76,7 @@ def _keep(settings: Settings, stopping: threading.Event) -> None:
     """A process boundary: without a committer the archive takes instances in all the same."""
     while not stopping.is_set():
         try:
-            with _turn(settings.journal_directory, "keeper") as is_keeper:
+            with sole(settings.journal_directory, "keeper") as is_keeper:
                 if is_keeper and not _is_running(settings.journal_directory):
                     _run_child(settings, stopping)
         except Exception:
@@ -97,17 +97,5 @@ def _run_child(settings: Settings, stopping: threading.Event) -> None:
 
 
 def _is_running(directory: Path) -> bool:
-    with _turn(directory, "committer") as is_free:
+    with sole(directory, "committer") as is_free:
         return not is_free
-
-
-@contextmanager
-def _turn(directory: Path, name: str) -> Iterator[bool]:
-    """Try to take a lock of the journal, for as long as the context lasts."""
-    with translated("locking the journal"):
-        make_directories(directory)
-        descriptor = os.open(directory / f".{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        yield try_lock(descriptor)
-    finally:
-        os.close(descriptor)

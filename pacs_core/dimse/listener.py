@@ -153,7 +153,13 @@ class Listener:
         except Refused as exc:
             self._refuse(sock, peer, str(exc))
             return
-        session = _Session(Connection(sock, requestor=False, timeout=self._limits.silence), address, peer, time.perf_counter())
+        try:
+            connection = Connection(sock, requestor=False, timeout=self._limits.silence)
+        except OSError as exc:  # it was reset before we came to it
+            self._admission.leave(address)
+            self._refuse(sock, peer, exc.strerror or "the connection broke")
+            return
+        session = _Session(connection, address, peer, time.perf_counter())
         with self._left:
             self._sessions.add(session)
         try:

@@ -4,12 +4,8 @@ Every instance of DuckDB here is in memory and holds nothing; the lake is Parque
 so an instance that has seen an error is thrown away and replaced.
 """
 
-import atexit
-import functools
 import importlib.util
 import os
-import shutil
-import tempfile
 import threading
 import time
 import uuid
@@ -25,6 +21,7 @@ from pacs_core.errors import IndexUnavailable
 from pacs_core.index.migrations import LAKE_SCHEMA, guard_lake, is_prepared, lock_preparation, migrate
 from pacs_core.index.postgres import CatalogURL, Database, Session
 from pacs_core.index.schema import COLUMNS, add_column, create_table
+from pacs_core.index.spilling import spill_root
 from pacs_core.model import Level
 
 log = structlog.get_logger(__name__)
@@ -56,7 +53,7 @@ def open_duckdb(engine: Engine) -> duckdb.DuckDBPyConnection:
         config={
             "threads": engine.threads,
             "memory_limit": engine.memory_limit,
-            "temp_directory": str(Path(_spill_root(os.getpid())) / uuid.uuid4().hex),
+            "temp_directory": str(spill_root(os.getpid()) / uuid.uuid4().hex),
             "autoinstall_known_extensions": False,
             "python_enable_replacements": False,
         },
@@ -70,23 +67,6 @@ def open_duckdb(engine: Engine) -> duckdb.DuckDBPyConnection:
         connection.close()
         raise IndexUnavailable("DuckDB's extensions ducklake and postgres_scanner cannot be loaded") from exc
     return connection
-
-
-@functools.cache
-def _spill_root(pid: int) -> str:
-    """A directory of this process alone, removed at its end, below which each instance of DuckDB has one to spill to.
-
-    Instances never share one, or each writes over what the other has spilled. DuckDB makes an instance's directory when
-    it first spills, and removes it with the instance.
-    """
-    root = tempfile.mkdtemp(prefix=f"pacs-duckdb-{pid}-")  # for its owner only
-    atexit.register(_remove_spill_root, pid, root)
-    return root
-
-
-def _remove_spill_root(pid: int, root: str) -> None:
-    if os.getpid() == pid:  # not from a fork
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:

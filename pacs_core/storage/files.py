@@ -158,6 +158,22 @@ def try_lock(fd: int) -> bool:
 
 
 @contextmanager
+def sole(directory: Path, name: str) -> Iterator[bool]:
+    """Try to be the only holder of a named lock of a directory, for as long as the context lasts; the kernel frees it with the process.
+
+    StorageFull, StorageUnavailable.
+    """
+    with translated(f"locking {directory}"):
+        make_directories(directory)
+        fd = os.open(directory / f".{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        yield try_lock(fd)
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile has the descriptor too
+        os.close(fd)
+
+
+@contextmanager
 def abandoned(path: Path) -> Iterator[bool]:
     """Whether a file exists and has no living writer. While the context lasts none can appear, so it may be removed."""
     try:

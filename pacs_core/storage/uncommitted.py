@@ -1,9 +1,7 @@
 """The reader's side of the journal: what is waiting for the index, and for its object's sync. Never in the way of the writers."""
 
-import fcntl
 import heapq
 import json
-import os
 import threading
 import time
 from collections import deque
@@ -15,7 +13,7 @@ import structlog
 
 from pacs_core.model import InstanceRecord
 from pacs_core.ports import Journalled, JournalMark
-from pacs_core.storage.files import abandoned, fsync_directory, make_directories, translated, try_lock, unique_name, write_atomically
+from pacs_core.storage.files import abandoned, fsync_directory, make_directories, sole, translated, unique_name, write_atomically
 from pacs_core.storage.segments import (
     HASTEN,
     NO_PROGRESS,
@@ -55,20 +53,10 @@ class JournalReader:
     @contextmanager
     def exclusive(self) -> Iterator[bool]:
         """Try to become the only committer; see ports.Uncommitted."""
-        with translated("locking the journal"):
-            make_directories(self._directory)
-            fd = os.open(self._directory / ".committer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        try:
-            if not try_lock(fd):
-                yield False
-                return
-            self.tidy()
-            try:
-                yield True
-            finally:
-                fcntl.flock(fd, fcntl.LOCK_UN)
-        finally:
-            os.close(fd)
+        with sole(self._directory, "committer") as is_sole:
+            if is_sole:
+                self.tidy()
+            yield is_sole
 
     def pending(self, limit: int, *, after: JournalMark = _BEGINNING) -> tuple[Sequence[Journalled], JournalMark]:
         """The oldest uncommitted instances; see ports.Uncommitted."""

@@ -1,5 +1,6 @@
 """Associations: negotiated, limited, released, and ended in order (PS3.8 7.1, 9.3.4)."""
 
+import errno
 import socket
 import struct
 import threading
@@ -10,11 +11,11 @@ import pytest
 from pynetdicom import AE
 from structlog.testing import capture_logs
 
-from pacs_core.dimse import client, negotiation
+from pacs_core.dimse import client, listener, negotiation
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.client import Caller
 from pacs_core.dimse.command import Command, CommandField
-from pacs_core.dimse.connection import Aborted
+from pacs_core.dimse.connection import Aborted, Connection
 from pacs_core.dimse.listener import Limits, Listener
 from pacs_core.dimse.negotiation import Context, Proposal
 from pacs_core.dimse.services.verification import VERIFICATION, Verification
@@ -167,6 +168,18 @@ def test_connections_that_are_refused_do_not_fill_the_log(echo_listener: Start) 
             with connected(port) as sock:
                 assert is_hung_up_on(sock)
     assert [event["event"] for event in logged].count("connection_refused") == 1
+
+
+def test_a_connection_that_was_reset_before_it_is_accepted_harms_nobody(echo_listener: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reset(*_: object, **__: object) -> Connection:
+        monkeypatch.undo()
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    with echo_listener(Limits(per_address=1)) as port:
+        monkeypatch.setattr(listener, "Connection", reset)
+        with socket.create_connection(("127.0.0.1", port)) as broken:
+            assert broken.recv(1) == b""
+        assert run(["echoscu", "-aec", "PACS", "127.0.0.1", str(port)]).returncode == 0
 
 
 def test_bytes_now_and_then_do_not_prolong_the_time_for_a_request(echo_listener: Start) -> None:

@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -117,6 +118,26 @@ def test_a_process_leaves_no_directory_to_spill_to_behind() -> None:
     spill = subprocess.run([sys.executable, "-c", SPILL], stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout.strip()
     assert spill
     assert not Path(spill).parent.exists()
+
+
+def test_what_a_killed_process_has_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    kill = SPILL + "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    live = subprocess.Popen(
+        [sys.executable, "-c", SPILL.replace("fetchone()[0])", "fetchone()[0], flush=True)") + "input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=env,
+    )
+    assert live.stdout is not None
+    living = Path(live.stdout.readline().decode().strip()).parent
+    subprocess.run([sys.executable, "-c", kill], stdout=subprocess.PIPE, check=False, timeout=60, env=env)
+    assert len(list(tmp_path.iterdir())) == 2
+    subprocess.run([sys.executable, "-c", SPILL], stdout=subprocess.PIPE, check=True, timeout=60, env=env)
+    assert list(tmp_path.iterdir()) == [living]
+    live.communicate(b"\n", timeout=60)
+    assert live.returncode == 0
+    assert not living.exists()
 
 
 def test_a_thread_that_hangs_while_it_connects_holds_up_no_other_for_long(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,51 @@
+"""Where DuckDB spills to: a directory of each process, which goes with it, or, where it was killed, with the next one that starts."""
+
+import atexit
+import fcntl
+import functools
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+_PREFIX = "pacs-duckdb-"
+
+
+@functools.cache
+def spill_root(pid: int) -> Path:
+    """A directory of this process alone, removed at its end, below which each instance of DuckDB has one to spill to.
+
+    Instances never share one, or each writes over what the other has spilled. DuckDB makes an instance's directory when
+    it first spills, and removes it with the instance.
+    """
+    _sweep()
+    root = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{pid}-"))  # for its owner only
+    _locked(root)  # for as long as the process lives
+    atexit.register(_remove_own, pid, root)
+    return root
+
+
+def _sweep() -> None:
+    """Remove what processes have left that were killed: those directories whose lock is free."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another user's, or being removed by another process
+            if (lock := _locked(path)) is not None:
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(lock)
+
+
+def _locked(directory: Path) -> int | None:
+    """The descriptor that holds the lock of a directory; None if somebody else holds it. OSError if it cannot be opened."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_own(pid: int, root: Path) -> None:
+    if os.getpid() == pid:  # not from a fork
+        shutil.rmtree(root, ignore_errors=True)
