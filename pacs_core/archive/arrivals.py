@@ -68,7 +68,7 @@ class Arrivals:
         self._landing = landing
         self._placing = Placing(landing)
         self._rows = rows
-        self._chunk = min(_CHUNK, rows)
+        self._singly = 0  # so many are to be placed one at a time, because one of them has failed
         self._began = time.time_ns()
         self._reading = threading.Lock()
         self._waiting: deque[Batch] = deque()
@@ -79,6 +79,7 @@ class Arrivals:
     def __enter__(self) -> Self:
         """Begin to work ahead, as the only one of this home."""
         self._waiting.clear()  # somebody else may have dealt with them since
+        self._arrived.clear()
         self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name="arrivals", daemon=True)
         self._thread.start()
@@ -150,12 +151,23 @@ class Arrivals:
     def _place_chunk(self) -> bool:
         """Place what comes next; whether there may be more."""
         with self._reading:
-            entries, mark = self._uncommitted.pending(self._chunk, after=_joined(self._waiting).mark)
+            limit = 1 if self._singly else min(_CHUNK, self._rows)
+            entries, mark = self._uncommitted.pending(limit, after=_joined(self._waiting).mark)
             if entries:
-                records = [record for entry in entries if (record := self._place(entry)) is not None]
-                self._waiting.append(Batch(entries, records, mark))
+                self._waiting.append(Batch(entries, self._place_all(entries), mark))
                 self._arrived.set()
-        return len(entries) == self._chunk
+        return len(entries) == limit
+
+    def _place_all(self, entries: Sequence[Journalled]) -> Sequence[InstanceRecord]:
+        """The records of entries that the index is to be told of.
+
+        Entries among which one fails are tried again one at a time, so that it fails alone: to set a duplicate aside a second
+        time would make two of it.
+        """
+        self._singly = max(self._singly, len(entries))
+        records = [record for entry in entries if (record := self._place(entry)) is not None]
+        self._singly -= len(entries)
+        return records
 
     def _place(self, entry: Journalled) -> InstanceRecord | None:
         """Give a journalled object its name; the record that the index is to have, None if there is nothing to be told."""

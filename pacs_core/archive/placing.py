@@ -49,6 +49,9 @@ class Placing:
 
         DuplicateInstance by the policy; StorageFull, StorageUnavailable.
         """
+        if duplicates is Duplicates.REPLACE and is_intact(self._landing, replacement := _replacement(arrived)):
+            incoming.discard()  # placed before a crash, when the name was taken; it is free by now where the holder was settled
+            return Ingested(replacement, Fate.STORED)
         for _ in range(_ATTEMPTS):
             if self._landing.place(incoming, arrived.path, durable=durable).created or is_intact(
                 self._landing, arrived
@@ -84,12 +87,13 @@ class Placing:
         return Ingested(record, Fate.KEPT_FIRST)
 
     def _replace(self, arrived: InstanceRecord, incoming: Incoming, *, durable: bool) -> Ingested:
-        record = dataclasses.replace(arrived, path=replacement_path(arrived.path, arrived.sha256))
-        # The name contains a digest that covers the time of arrival too, so only this very arrival can have taken it.
-        if not self._landing.place(incoming, record.path, durable=durable).created and not is_intact(self._landing, record):
-            raise DuplicateInstance(f"{record.path} is taken")
-        incoming.discard()
-        return Ingested(record, Fate.STORED)
+        record = _replacement(arrived)
+        for _ in range(_ATTEMPTS):
+            if self._landing.place(incoming, record.path, durable=durable).created or is_intact(self._landing, record):
+                incoming.discard()
+                return Ingested(record, Fate.STORED)
+            self._set_damaged_aside(record, ChecksumMismatch(f"{record.path} is what a crash has left of this very arrival"))
+        raise StorageUnavailable(f"the object {record.path} comes and goes")
 
     def _set_damaged_aside(self, arrived: InstanceRecord, damage: ChecksumMismatch) -> None:
         """Free the name: an instance that is offered intact is worth more than one that cannot be read."""
@@ -98,6 +102,11 @@ class Placing:
         except ObjectMissing:  # another association was faster
             return
         log.error("damaged_object_set_aside", SOPInstanceUID=arrived.SOPInstanceUID, path=arrived.path, quarantined=where)
+
+
+def _replacement(arrived: InstanceRecord) -> InstanceRecord:
+    """An arrival under a name of its own: it has a digest that covers the time of arrival too, so nobody else can have taken it."""
+    return dataclasses.replace(arrived, path=replacement_path(arrived.path, arrived.sha256))
 
 
 def is_intact(landing: LandingStore, record: InstanceRecord) -> bool:

@@ -142,21 +142,23 @@ _BIGINT = 1 << 63
 OBJECT_COLUMNS = tuple(StoredObject.__dataclass_fields__)
 _OBJECT = ", ".join(f'"{name}"' for name in OBJECT_COLUMNS)
 _COLUMNS = f'{_OBJECT}, received_at, "InstanceNumber"'
-_SELECT_CURRENT = f'SELECT {_COLUMNS} FROM pacs.instance_key WHERE "SOPInstanceUID" = ANY(:uids)'  # noqa: S608 a constant
-_SELECT_SUPERSEDED = f'SELECT {_COLUMNS} FROM pacs.instance_superseded WHERE "SOPInstanceUID" = ANY(:uids) ORDER BY received_at'  # noqa: S608 a constant
+_SELECT_CURRENT = f'SELECT {_COLUMNS} FROM pacs.instance_key WHERE "SOPInstanceUID" = ANY(CAST(:uids AS text[]))'  # noqa: S608 a constant
+_SELECT_SUPERSEDED = (
+    f'SELECT {_COLUMNS} FROM pacs.instance_superseded WHERE "SOPInstanceUID" = ANY(CAST(:uids AS text[])) ORDER BY received_at'  # noqa: S608 a constant
+)
 _INSERT = "INSERT INTO pacs.instance_key SELECT * FROM json_populate_recordset(NULL::pacs.instance_key, :rows)"
 _RETIRE = """
     INSERT INTO pacs.instance_superseded SELECT * FROM json_populate_recordset(NULL::pacs.instance_key, :rows) ON CONFLICT DO NOTHING
 """
 _SERIES_OF = """
-    SELECT DISTINCT "StudyInstanceUID", "SeriesInstanceUID" FROM pacs.{table} WHERE "StudyInstanceUID" = ANY(:studies)
+    SELECT DISTINCT "StudyInstanceUID", "SeriesInstanceUID" FROM pacs.{table} WHERE "StudyInstanceUID" = ANY(CAST(:studies AS text[]))
 """
 # In the order in which a viewer wants them. One value of JSON: the driver takes ten times as long over rows.
 _LOCATE = """
     SELECT json_agg(json_build_array({columns}) ORDER BY {order}) FROM pacs.instance_key WHERE {condition}
 """
 _ORDER = '"StudyInstanceUID" COLLATE "C", "SeriesInstanceUID" COLLATE "C", "InstanceNumber", received_at, "SOPInstanceUID" COLLATE "C"'
-_DELETE = 'DELETE FROM pacs.instance_key WHERE "SOPInstanceUID" = ANY(:uids)'
+_DELETE = 'DELETE FROM pacs.instance_key WHERE "SOPInstanceUID" = ANY(CAST(:uids AS text[]))'
 
 
 def read_keys(session: Session, uids: Iterable[UID]) -> HeldKeys:
@@ -182,8 +184,8 @@ def read_series(session: Session, studies: Iterable[str]) -> set[tuple[str, str]
 def locate(session: Session, *, studies: Sequence[str], series: Sequence[str], instances: Sequence[str]) -> list[StoredObject]:
     """The objects held that are in one of each level's UIDs, by study, series and number. An empty sequence is any."""
     named = {"StudyInstanceUID": studies, "SeriesInstanceUID": series, "SOPInstanceUID": instances}
-    asked = {keyword: list(uids) for keyword, uids in named.items() if uids}
-    condition = " AND ".join(f'"{keyword}" = ANY(:{keyword})' for keyword in asked) or "true"
+    asked = {keyword: [clean(uid) for uid in uids] for keyword, uids in named.items() if uids}
+    condition = " AND ".join(f'"{keyword}" = ANY(CAST(:{keyword} AS text[]))' for keyword in asked) or "true"
     ((objects,),) = session.run(_LOCATE.format(columns=_OBJECT, order=_ORDER, condition=condition), **asked)
     return [StoredObject(*row) for row in objects or ()]
 

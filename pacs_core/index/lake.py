@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 _BATCH = 500  # rows fetched at a time
 _PREPARATION_PATIENCE = 5.0  # seconds; making the tables takes one
 _LOOK_AGAIN = 0.05
+_MIGRATION_PATIENCE = 3600.0  # an index on the keys of a large archive takes minutes
 _OPENING_PATIENCE = 20  # seconds; nothing bounds the first answer of a server that has accepted the connection
 
 # Rows of one insert that go into the catalog instead of a Parquet file of their own. Measured: a file costs 20 ms
@@ -47,13 +48,17 @@ class Engine:
 
 
 def open_duckdb(engine: Engine) -> duckdb.DuckDBPyConnection:
-    """An empty instance in memory that can attach the lake. IndexUnavailable if an extension is missing."""
+    """An empty instance in memory that can attach the lake. IndexUnavailable if an extension, or room to spill to, is missing."""
+    try:
+        spill = spill_root(os.getpid()) / uuid.uuid4().hex
+    except OSError as exc:
+        raise IndexUnavailable(f"there is no temporary directory for DuckDB: {exc.strerror}") from exc
     connection = duckdb.connect(
         ":memory:",
         config={
             "threads": engine.threads,
             "memory_limit": engine.memory_limit,
-            "temp_directory": str(spill_root(os.getpid()) / uuid.uuid4().hex),
+            "temp_directory": str(spill),
             "autoinstall_known_extensions": False,
             "python_enable_replacements": False,
         },
@@ -159,7 +164,7 @@ def prepare_index(catalog_url: str, data_path: str) -> None:
 
     The database must exist. IndexUnavailable where PostgreSQL or the data path does not answer.
     """
-    database = Database(catalog_url)
+    database = Database(catalog_url, timeout=_MIGRATION_PATIENCE)
     try:
         with database.transaction() as session:
             lock_preparation(session)
@@ -228,6 +233,11 @@ class LakeReader:
             raise IndexUnavailable(f"the index broke off a query ({type(exc).__name__})") from None
         finally:
             cursor.close()
+
+    def await_prepared(self) -> None:
+        """Return once the index has been prepared; see `await_prepared`. Asks only until it has been once."""
+        if self._instance is None:
+            await_prepared(self._catalog)
 
     def close(self) -> None:
         """Release the instance. A later query opens a new one."""

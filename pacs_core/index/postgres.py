@@ -132,13 +132,13 @@ class Session:
             raise
 
     def run(self, sql: str, **parameters: object) -> Sequence[Row]:
-        """One statement, with `:name` for each parameter; the rows it returns.
+        """One statement, with `:name` for each parameter; the rows it returns. A list of texts needs CAST(:name AS text[]).
 
         NotIndexable for values that PostgreSQL does not take, IndexUnavailable for everything else. Neither has the
         driver's error as its cause: that quotes values.
         """
         try:
-            return self._connection.run(sql, **parameters) or ()
+            return self._connection.run(sql, **{name: _encoded(value) for name, value in parameters.items()}) or ()
         except DriverError as exc:
             state = _sqlstate(exc)
             if state.startswith(_UNFIT) and state != _UNIQUE_VIOLATION:
@@ -166,6 +166,13 @@ class Session:
         # After a broken flush the driver's file object keeps the socket open, which then closes only when collected.
         if (descriptor := self._socket.detach()) >= 0:
             os.close(descriptor)
+
+
+def _encoded(value: object) -> object:
+    """A parameter as the driver is to send it. An array it would write itself without quotes, and a text `null` would be none."""
+    if not isinstance(value, list):
+        return value
+    return "{" + ",".join('"' + str(each).replace("\\", "\\\\").replace('"', '\\"') + '"' for each in value) + "}"
 
 
 def _sqlstate(error: DriverError) -> str:

@@ -67,6 +67,7 @@ class LakeIndexReader:
     def locate(self, query: Query) -> Sequence[StoredObject]:
         """The instances below the entities that the query's unique keys name (see query.parse_named), by study, series and number."""
         named = parse_named(query)
+        self._lake.await_prepared()
         studies = self._studies_of(*named.patient, named.studies) if named.patient[0] else named.studies
         if named.patient[0] and not studies:
             return ()

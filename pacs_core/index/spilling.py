@@ -1,6 +1,7 @@
 """Where DuckDB spills to: a directory of each process, which goes with it, or, where it was killed, with the next one that starts."""
 
 import atexit
+import errno
 import fcntl
 import functools
 import os
@@ -10,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _PREFIX = "pacs-duckdb-"
+_ATTEMPTS = 100
 
 
 @functools.cache
@@ -20,10 +22,23 @@ def spill_root(pid: int) -> Path:
     it first spills, and removes it with the instance.
     """
     _sweep()
-    root = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{pid}-"))  # for its owner only
-    _locked(root)  # for as long as the process lives
+    root = _made(pid)
     atexit.register(_remove_own, pid, root)
     return root
+
+
+def _made(pid: int) -> Path:
+    """A new directory, for its owner only, whose lock is held for as long as the process lives."""
+    for _ in range(_ATTEMPTS):
+        root = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{pid}-"))
+        try:
+            if _locked(root) is not None and root.exists():
+                return root
+        except FileNotFoundError:  # another process has taken it for abandoned: it was not locked yet
+            continue
+        except OSError:  # a file system without such locks
+            return root
+    raise OSError(errno.EBUSY, "new directories are removed before they can be locked", tempfile.gettempdir())
 
 
 def _sweep() -> None:

@@ -308,7 +308,7 @@ class LandingDirectory:
             self._ensure_directory(target.parent)
         elif target.parent not in self._durable:
             self._ensure_directory(self._root)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._make_directory(target.parent)
         try:
             link(target)
         except FileExistsError:
@@ -339,6 +339,14 @@ class LandingDirectory:
         except OSError as exc:
             raise unavailable(exc, "putting an instance into quarantine") from exc
         return target.relative_to(self._root).as_posix()
+
+    def _make_directory(self, directory: Path) -> None:
+        """Make a directory and everything above it exist, not durably yet."""
+        if not directory.is_dir():
+            self._make_directory(directory.parent)
+            with self._lock:
+                self._durable.discard(directory)  # somebody has removed it by hand
+            directory.mkdir(exist_ok=True)
 
     def _ensure_directory(self, directory: Path) -> None:
         """Make a directory and everything above it exist durably.

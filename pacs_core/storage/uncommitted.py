@@ -42,7 +42,7 @@ _Offset = Callable[[str, Progress], int]
 class JournalReader:
     """ports.Uncommitted on the directory that `SegmentJournal` writes to.
 
-    Each method may be called by one thread at a time; `pending` and `unsecured`, `done` and `secured` by two.
+    Each method may be called by one thread at a time, and different ones at the same time.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -243,3 +244,14 @@ def test_a_committer_killed_at_any_step_leaves_nothing_undone_or_done_twice(plac
     expected = sorted(final_paths(deaths + 1))
     assert rows(place, "SELECT path FROM lake.instance ORDER BY path") == [(path,) for path in expected]
     assert rows(place, "SELECT count(*), count(DISTINCT StudyInstanceUID) FROM lake.study") == [(deaths + 1,) * 2]
+
+
+@pytest.mark.parametrize("uid", ["null", "NULL", 'a"b', "a\\b", "{a,b}"])
+def test_a_uid_that_looks_like_something_else_to_postgres_is_a_uid(place: Place, reader: LakeIndexReader, uid: str) -> None:
+    for number in (1, 2):  # two processes, of which the second knows nothing of what the first has done
+        with closing(LakeIndexWriter(place.catalog_url, place.data_path)) as writer:
+            assert writer.commit([record(number, study=uid, series="1.1", SOPInstanceUID=UID(f"{uid}{number}"))]).inserted == 1
+    assert len(list(reader.find(Query(Level.SERIES, {})))) == 1
+    assert len(reader.locate(Query(Level.SERIES, {"SeriesInstanceUID": "1.1"}))) == 2
+    with closing(LakeIndexWriter(place.catalog_url, place.data_path)) as writer:
+        assert writer.commit([record(1, study=uid, series="1.1", SOPInstanceUID=UID(f"{uid}1"))]).repeated == 1
