@@ -4,7 +4,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -152,7 +152,7 @@ class Arrivals:
         """Place what comes next; whether there may be more."""
         with self._reading:
             limit = 1 if self._singly else min(_CHUNK, self._rows)
-            entries, mark = self._uncommitted.pending(limit, after=_joined(self._waiting).mark)
+            entries, mark = self._uncommitted.pending(limit, after=_mark_past(self._waiting))
             if entries:
                 self._waiting.append(Batch(entries, self._place_all(entries), mark))
                 self._arrived.set()
@@ -194,11 +194,15 @@ class Arrivals:
             incoming.discard()
 
 
-def _joined(chunks: Sequence[Batch] | deque[Batch]) -> Batch:
+def _joined(chunks: Sequence[Batch]) -> Batch:
     """Consecutive batches as one."""
-    ends = {generation: end for chunk in chunks for generation, end in chunk.mark.ends}
     return Batch(
         [entry for chunk in chunks for entry in chunk.entries],
         [record for chunk in chunks for record in chunk.records],
-        JournalMark(tuple(ends.items())),
+        _mark_past(chunks),
     )
+
+
+def _mark_past(chunks: Iterable[Batch]) -> JournalMark:
+    """The position past consecutive batches."""
+    return JournalMark(tuple({generation: end for chunk in chunks for generation, end in chunk.mark.ends}.items()))

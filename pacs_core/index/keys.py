@@ -135,10 +135,9 @@ def _out_of_use(gone: Iterable[HeldObject], current: Mapping[UID, HeldObject]) -
 def held_object(record: InstanceRecord) -> HeldObject:
     """The record's object."""
     number = column_value("InstanceNumber", record.header.get("InstanceNumber"))
-    return HeldObject(record.object, record.origin.received_at, number if isinstance(number, int) and abs(number) < _BIGINT else None)
+    return HeldObject(record.object, record.origin.received_at, number if isinstance(number, int) else None)
 
 
-_BIGINT = 1 << 63
 OBJECT_COLUMNS = tuple(StoredObject.__dataclass_fields__)
 _OBJECT = ", ".join(f'"{name}"' for name in OBJECT_COLUMNS)
 _COLUMNS = f'{_OBJECT}, received_at, "InstanceNumber"'

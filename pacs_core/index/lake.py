@@ -221,6 +221,7 @@ class LakeReader:
         self._lock = threading.Lock()  # for who is the instance, never held for long
         self._opening = threading.Lock()
         self._instance: duckdb.DuckDBPyConnection | None = None
+        self._is_prepared = False
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
         """The rows, streamed; closing the iterator cancels the query."""
@@ -236,8 +237,9 @@ class LakeReader:
 
     def await_prepared(self) -> None:
         """Return once the index has been prepared; see `await_prepared`. Asks only until it has been once."""
-        if self._instance is None:
+        if not self._is_prepared:
             await_prepared(self._catalog)
+            self._is_prepared = True
 
     def close(self) -> None:
         """Release the instance. A later query opens a new one."""

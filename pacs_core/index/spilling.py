@@ -51,13 +51,15 @@ def _sweep() -> None:
 
 
 def _locked(directory: Path) -> int | None:
-    """The descriptor that holds the lock of a directory; None if somebody else holds it. OSError if it cannot be opened."""
+    """The descriptor that holds the lock of a directory; None if somebody else holds it. OSError if it cannot be opened or locked."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as exc:
         os.close(descriptor)
-        return None
+        if isinstance(exc, BlockingIOError):
+            return None
+        raise
     return descriptor
 
 

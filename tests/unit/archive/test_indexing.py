@@ -1,8 +1,7 @@
 import hashlib
 import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +13,11 @@ from pacs_core.archive.indexing import Committer, wait_until_committed
 from pacs_core.dicom.file_meta import build_file_meta
 from pacs_core.errors import DataSetMismatch, IndexUnavailable, StorageUnavailable
 from pacs_core.model import UID, Header, InstanceRecord, Origin, Query, StoredObject, StoreRequest
-from pacs_core.ports import CommitResult, Incoming, Placement
+from pacs_core.ports import CommitResult
 from pacs_core.storage.journal import SegmentJournal
 from pacs_core.storage.landing import LandingDirectory
-from pacs_core.storage.layout import replacement_path
 from pacs_core.storage.tiers import open_tier
 from pacs_core.storage.uncommitted import JournalReader
-from tests.support.waiting import eventually
 
 ORIGIN = Origin("CT1", "PACS", datetime(2024, 2, 29, tzinfo=UTC))
 
@@ -365,57 +362,3 @@ def test_a_repeated_batch_does_not_remove_an_arrival_that_uses_the_name_of_what_
     settlement = home.committer()._settlement
     settlement.settle([], CommitResult(0, 2, (first.object,), ()))
     assert again.path in home.objects()
-
-
-def test_a_replacement_that_a_crash_has_torn_is_placed_again(home: Home) -> None:
-    home = Home(home.root, content_bytes=1 << 24)
-    eventually(lambda: home.journal.append(*home.made(0)), what="room for content in the journal")
-    home.append(1)
-    newer = home.append(1, content=b"newer data", replaces=True)
-    path = replacement_path(newer.path, newer.sha256)
-    home.store(path, b"what the disk had of it")
-    home.committer().commit_pending()
-    held = home.index.rows[newer.SOPInstanceUID]
-    assert (held.path, held.sha256) == (path, newer.sha256)
-    assert hashlib.sha256((home.root / "hot" / path).read_bytes()).hexdigest() == newer.sha256
-    assert not (home.root / "journal/parked").exists()
-
-
-def test_a_replacement_that_was_placed_before_a_crash_keeps_its_name(home: Home) -> None:
-    home = Home(home.root, content_bytes=1 << 24)
-    eventually(lambda: home.journal.append(*home.made(0)), what="room for content in the journal")
-    newer, whole = home.made(1, content=b"newer data", replaces=True)
-    path = replacement_path(newer.path, newer.sha256)
-    home.store(path, whole)
-    home.journal.append(newer, whole)
-    home.committer().commit_pending()
-    assert home.index.rows[newer.SOPInstanceUID].path == path
-    assert newer.path not in home.objects()
-
-
-def test_what_cannot_be_placed_holds_up_nothing_before_it(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = Home(home.root, content_bytes=1 << 24)
-    eventually(lambda: home.journal.append(*home.made(0)), what="room for content in the journal")
-    before = [home.append(1), home.append(2)]
-    unreadable = home.append(3)
-    place, placed = home.landing.place, Counter[str]()
-
-    def failing(incoming: Incoming, path: str, *, durable: bool) -> Placement:
-        placed[path] += 1
-        if path == unreadable.path:
-            raise StorageUnavailable("the medium does not answer")
-        return place(incoming, path, durable=durable)
-
-    monkeypatch.setattr(home.landing, "place", failing)
-    committer = home.committer()
-    for _ in range(5):
-        with suppress(StorageUnavailable):
-            committer.commit_pending()
-    assert {record.SOPInstanceUID for record in before} <= home.index.rows.keys()
-    assert unreadable.SOPInstanceUID not in home.index.rows
-    # Once before it was known that something fails, and once after: what is set aside must not be set aside each time.
-    assert [placed[record.path] for record in before] == [2, 2]
-    monkeypatch.undo()
-    while committer.commit_pending():
-        pass
-    assert unreadable.SOPInstanceUID in home.index.rows

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from unittest.mock import create_autospec
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from pacs_core.dicom.matching import matches
 from pacs_core.errors import InvalidIdentifier
 from pacs_core.index.commit import LakeIndexWriter
+from pacs_core.index.keys import locate
 from pacs_core.index.lake import LakeReader
-from pacs_core.index.postgres import Database
+from pacs_core.index.postgres import Database, Session
 from pacs_core.index.query import compile_find, parse_named
 from pacs_core.index.reader import LakeIndexReader
 from pacs_core.model import Header, HeaderValue, Level, Query
@@ -177,6 +179,10 @@ def test_values_are_parameters_and_never_part_of_the_statement() -> None:
     hostile = "'; DROP TABLE lake.study; --"
     keys: Header = {"PatientID": hostile, "PatientName": hostile, "StudyDescription": hostile + "*", "StudyInstanceUID": hostile}
     assert "DROP" not in compile_find(Query(Level.IMAGE, keys)).sql
+    session = create_autospec(Session, instance=True)
+    session.run.return_value = [[None]]
+    locate(session, studies=[hostile], series=[hostile], instances=[hostile])
+    assert "DROP" not in session.run.call_args.args[0]
 
 
 def test_a_criterion_that_sql_decides_is_not_decided_twice() -> None:
