@@ -136,7 +136,8 @@ def test_a_part_that_is_killed_comes_back(up: Archive, name: str) -> None:
     eventually(back, within=90, what=f"{name} again")
     eventually(lambda: health(up)[0] == 200, within=60, what="health")
     assert f"{name}: was killed by SIGKILL; starting it again" in up.process.output()
-    assert f"{name}: again ready" in up.process.output()
+    # The status file, which `parts` reads, is written before the line: another process may read it in between.
+    eventually(lambda: f"{name}: again ready" in up.process.output(), within=10, what="the line that says so")
 
 
 def test_it_answers_dicom_after_all_that(up: Archive) -> None:
