@@ -14,6 +14,7 @@
     ├── UnavailableError            ours is at fault for now; the same may succeed later
     │   ├── StorageFull             no space left on a tier
     │   ├── StorageUnavailable      a tier cannot be read or written
+    │   ├── ObjectArchived          an object is in a class of its provider that has to be rehydrated before it can be read
     │   ├── IndexUnavailable        PostgreSQL or the lake does not answer
     │   └── PeerUnavailable         a remote application entity refused, vanished or timed out
     └── IntegrityError              what is held is not what was stored; never served, never retried
@@ -115,6 +116,12 @@ class StorageFull(UnavailableError):
 
 class StorageUnavailable(UnavailableError):
     """A tier or the journal cannot be read or written."""
+
+
+class ObjectArchived(UnavailableError):
+    """An object that its provider gives out only hours after it was asked to (S3 Glacier, Azure Archive)."""
+
+    retryable = False  # within a task; a flow comes back to it
 
 
 class IndexUnavailable(UnavailableError):

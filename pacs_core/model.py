@@ -79,6 +79,14 @@ class InvalidUIDs(StrEnum):
     DIGEST = "digest"  # accepted and indexed as sent; its path uses a digest of the UID
 
 
+class Availability(StrEnum):
+    """Whether an object can be read."""
+
+    ONLINE = "online"
+    ARCHIVED = "archived"  # only after it has been rehydrated
+    REHYDRATING = "rehydrating"  # that has been asked for
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where an instance came from. Kept in its file meta, so that storage alone tells it."""

@@ -4,7 +4,7 @@ Every method may raise UnavailableError (StorageFull, StorageUnavailable, IndexU
 answer; nothing else of a third party ever crosses a seam.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,10 @@ from typing import BinaryIO, Protocol
 
 from typing_extensions import Buffer
 
-from pacs_core.model import Header, InstanceRecord, Peer, Query, StoredObject
+from pacs_core.model import Availability, Header, InstanceRecord, Peer, Query, StoredObject
+
+# Told of bytes as they are transferred.
+Progress = Callable[[int], None]
 
 
 class Incoming(Protocol):
@@ -95,7 +98,12 @@ class LandingStore(Protocol):
 
 
 class ObjectStore(Protocol):
-    """One tier: named, immutable objects. Paths are relative, "/" separated, and were made by `storage.layout`."""
+    """One tier: named, immutable objects. Paths are relative, "/" separated, and were made by `storage.layout`. Thread-safe.
+
+    ObjectArchived wherever an object would be read that its provider has put into a class that must be rehydrated first.
+    """
+
+    concurrency: int  # how many transfers at once do this tier good
 
     def open(self, path: str) -> BinaryIO:
         """Read; seekable. ObjectMissing if there is none."""
@@ -106,11 +114,31 @@ class ObjectStore(Protocol):
     def exists(self, path: str) -> bool:
         """Whether an object has that name."""
 
-    def delete(self, path: str) -> None:
-        """Remove. Idempotent."""
+    def put(self, path: str, source: Path, *, sha256: str, progress: Progress | None = None) -> None:
+        """Copy a local file to the tier: whole or not at all, durable on return. What has the name is overwritten.
 
-    def list(self) -> Iterator[tuple[str, int]]:
-        """Every object's path and size in bytes, temporary and quarantined ones left out. Order undefined."""
+        Returns only once the provider's own checksum of what it has, or a read-back, agrees with the file's. The file itself is
+        read once; ChecksumMismatch if it does not hash to `sha256` (64 lower-case hex digits), and then nothing has the name that
+        had not before. StorageUnavailable if the tier does not take it, or has other bytes than were sent.
+        """
+
+    def fetch(self, path: str, target: Path, *, sha256: str, progress: Progress | None = None) -> None:
+        """Copy an object to a new local file, in parallel parts where it is large; not synced.
+
+        ObjectMissing, ObjectArchived; ChecksumMismatch if it does not hash to `sha256`. After an error there is no file.
+        """
+
+    def delete(self, path: str) -> None:
+        """Remove, durably. Idempotent."""
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Every object whose path begins so: path and size in bytes, temporary and quarantined ones left out. Order undefined."""
+
+    def availability(self, path: str) -> Availability:
+        """Whether an object can be read now. ObjectMissing if there is none."""
+
+    def rehydrate(self, path: str) -> None:
+        """Ask the provider to make an archived object readable. Returns at once; repeatable; nothing happens to one that is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,92 @@ _STEPS = (
     'CREATE INDEX instance_key_study ON pacs.instance_key ("StudyInstanceUID")',
     'CREATE INDEX instance_key_series ON pacs.instance_key ("SeriesInstanceUID")',
     'CREATE INDEX instance_superseded_study ON pacs.instance_superseded ("StudyInstanceUID")',
+    # Objects beside the one that instance_key names. A row is there before the object and after it: what a killed run leaves is known.
+    """
+    CREATE TABLE pacs.instance_copy (
+        "SOPInstanceUID" text NOT NULL,
+        "SeriesInstanceUID" text NOT NULL,
+        "StudyInstanceUID" text NOT NULL,
+        tier text NOT NULL,
+        path text NOT NULL,
+        member text NOT NULL DEFAULT '',
+        size bigint NOT NULL,
+        sha256 text NOT NULL,
+        state text NOT NULL CHECK (state IN ('arriving', 'held', 'leaving')),
+        since timestamptz NOT NULL DEFAULT now(),
+        verified_at timestamptz,
+        run_id text NOT NULL,
+        PRIMARY KEY ("SOPInstanceUID", tier, path, member)
+    )
+    """,
+    'CREATE INDEX instance_copy_study ON pacs.instance_copy ("StudyInstanceUID")',
+    "CREATE INDEX instance_copy_moving ON pacs.instance_copy (state) WHERE state <> 'held'",
+    # What the flows did to which study.
+    """
+    CREATE TABLE pacs.study_event (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        at timestamptz NOT NULL DEFAULT now(),
+        "StudyInstanceUID" text NOT NULL,
+        action text NOT NULL,
+        from_tier text NOT NULL,
+        to_tier text NOT NULL,
+        instances bigint NOT NULL,
+        bytes bigint NOT NULL,
+        flow text NOT NULL,
+        policy text NOT NULL,
+        run_id text NOT NULL
+    )
+    """,
+    'CREATE INDEX study_event_study ON pacs.study_event ("StudyInstanceUID")',
+    "CREATE INDEX study_event_run ON pacs.study_event (run_id)",
+    'CREATE TABLE pacs.study_access ("StudyInstanceUID" text PRIMARY KEY, accessed_at timestamptz NOT NULL)',
+    """
+    CREATE TABLE pacs.hold (
+        "StudyInstanceUID" text PRIMARY KEY,
+        reason text NOT NULL,
+        placed_by text NOT NULL,
+        placed_at timestamptz NOT NULL DEFAULT now(),
+        until timestamptz
+    )
+    """,
+    # What retention has taken out of the index. Until it is destroyed it can be brought back.
+    """
+    CREATE TABLE pacs.removed_instance (
+        "SOPInstanceUID" text NOT NULL,
+        "SeriesInstanceUID" text NOT NULL,
+        "StudyInstanceUID" text NOT NULL,
+        tier text NOT NULL,
+        path text NOT NULL,
+        size bigint NOT NULL,
+        sha256 text NOT NULL,
+        state text NOT NULL CHECK (state IN ('leaving', 'quarantined', 'restored', 'destroyed')),
+        quarantined text NOT NULL DEFAULT '',
+        removed_at timestamptz NOT NULL,
+        destroy_after timestamptz NOT NULL,
+        policy text NOT NULL,
+        run_id text NOT NULL,
+        PRIMARY KEY ("SOPInstanceUID", removed_at)
+    )
+    """,
+    'CREATE INDEX removed_instance_study ON pacs.removed_instance ("StudyInstanceUID")',
+    # Plans that a dry run has made, for a real run to follow.
+    """
+    CREATE TABLE pacs.plan (
+        run_id text PRIMARY KEY,
+        flow text NOT NULL,
+        made_at timestamptz NOT NULL DEFAULT now(),
+        plan json NOT NULL
+    )
+    """,
+    # Studies that somebody wants and whose provider has to be asked first.
+    """
+    CREATE TABLE pacs.recall (
+        "StudyInstanceUID" text PRIMARY KEY,
+        wanted_at timestamptz NOT NULL DEFAULT now(),
+        asked_at timestamptz,
+        available_at timestamptz
+    )
+    """,
 )
 
 

@@ -65,6 +65,8 @@ _OBJECT_COLUMNS = (
     Column("receiving_ae", *_TEXT),
     Column("received_at", *_UTC),
     Column("verified_at", *_UTC),
+    Column("located_at", *_UTC),
+    Column("located_by", *_TEXT),
 )
 
 
@@ -173,4 +175,6 @@ def _object_cells(record: InstanceRecord) -> dict[str, ColumnValue]:
         "receiving_ae": clean(record.origin.receiving_ae),
         "received_at": record.origin.received_at,
         "verified_at": None,
+        "located_at": record.origin.received_at,  # since when it is at this tier and path
+        "located_by": None,  # the flow run that moved it there
     }
