@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from pacs_core.errors import ConfigurationError
@@ -35,6 +35,50 @@ class TierSettings(BaseModel):
 
     url: str = Field(description="Where the tier keeps its objects: a path, `file://`, `s3://bucket/prefix` or `az://container/prefix`.")
     options: dict[str, Any] = Field(default_factory=dict, description="Passed to the fsspec file system (endpoint, credentials, …).")
+
+
+class StudySelection(BaseModel):
+    """Which studies a rule is for. What is left out asks nothing; all that is given must hold."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="The rule's name, which the index keeps with what it did.")
+    older_than_days: float = Field(0, ge=0, le=36_500, description="Days since the newest instance of the study was received.")
+    unused_days: float = Field(0, ge=0, le=36_500, description="Days since the study was last received or retrieved.")
+    modalities: list[str] = Field(default_factory=list, description="The study has a series of one of these modalities.")
+    min_bytes: int = Field(0, ge=0, description="The study has at least so many bytes on the tier.")
+    max_bytes: int | None = Field(None, ge=0, description="The study has at most so many bytes on the tier.")
+
+
+class MigrationRule(StudySelection):
+    """A `[[migrations]]` table: studies that move from a tier to another."""
+
+    source: str = Field(description="The tier they are on.")
+    target: str = Field(description="The tier they move to.")
+    above: float | None = Field(
+        None, gt=0, le=1, description="Act only while the file system of a local `source` is fuller, as a share from 0 to 1."
+    )
+    below: float | None = Field(None, gt=0, le=1, description="Stop once it is less full, as a share from 0 to 1. Given with `above`.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "MigrationRule":
+        if self.source == self.target:
+            raise ValueError("source and target are the same tier")
+        if (self.above is None) != (self.below is None) or (self.above or 0) < (self.below or 0):
+            raise ValueError("above and below are given together, and above is the larger one")
+        return self
+
+
+class RetentionRule(StudySelection):
+    """A `[[retentions]]` table: studies that are removed from the archive."""
+
+    tiers: list[str] = Field(default_factory=list, description="Only what is on these tiers; empty: on any.")
+    require_copy: bool = Field(
+        True, description="Remove only instances of which a further copy is held, read and found good at that moment."
+    )
+    undo_days: float = Field(
+        7, ge=0, le=3650, description="Days in quarantine, in which the removal can be undone; then the objects are destroyed."
+    )
 
 
 class Settings(BaseSettings):
@@ -92,6 +136,16 @@ class Settings(BaseSettings):
     tiers: dict[str, TierSettings] = Field(
         default_factory=dict,
         description="The tiers `hot` (where instances land; a local path), `warm` and `cold`. Default: hot only, at `<home>/hot`.",
+    )
+
+    migrations: list[MigrationRule] = Field(
+        default_factory=list,
+        description="Rules that the flow `migrate` follows, tables `[[migrations]]` of `pacs.toml`; a study follows the first one that names it.",
+    )
+
+    retentions: list[RetentionRule] = Field(
+        default_factory=list,
+        description="Rules that the flow `cleanup` follows, tables `[[retentions]]` of `pacs.toml`; a study follows the first one that names it. Without a rule nothing is ever removed.",
     )
 
     reserve_bytes: int = Field(
@@ -159,6 +213,11 @@ class Settings(BaseSettings):
         return self.home / "journal"
 
     @property
+    def scratch_directory(self) -> Path:
+        """For objects on their way between two remote tiers; worthless when nothing runs."""
+        return self.home / "run" / "scratch"
+
+    @property
     def scheduler_address(self) -> str:
         """The Dask scheduler that flows run on."""
         return self.dask_address or f"tcp://127.0.0.1:{self.dask_port}"
@@ -201,6 +260,14 @@ def _complete(settings: Settings) -> Settings:
         raise ConfigurationError(
             f"tiers.hot.url: instances land on a local path, not on {hot.split('://')[0]}://; put remote storage in tiers.warm or tiers.cold"
         )
+    for rule in settings.migrations:
+        if missing := {rule.source, rule.target} - set(tiers):
+            raise ConfigurationError(f"migrations: rule {rule.name} names the tier {', '.join(sorted(missing))}, which is not configured")
+    for retention in settings.retentions:
+        if missing := set(retention.tiers) - set(tiers):
+            raise ConfigurationError(
+                f"retentions: rule {retention.name} names the tier {', '.join(sorted(missing))}, which is not configured"
+            )
     return settings.model_copy(update={"tiers": tiers})
 
 

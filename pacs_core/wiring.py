@@ -1,9 +1,12 @@
 """The only place that picks implementations and hands them their values from the settings."""
 
+import os
 import resource
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Self
 
 import structlog
@@ -20,15 +23,20 @@ from pacs_core.dimse.services.query import QueryService
 from pacs_core.dimse.services.retrieve import Retrieve
 from pacs_core.dimse.services.storage import Storage
 from pacs_core.dimse.services.verification import Verification
-from pacs_core.errors import UnavailableError
+from pacs_core.errors import ConfigurationError, UnavailableError
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.lake import LakeReader, prepare_index
-from pacs_core.index.operational import FlowRuns, Peers
+from pacs_core.index.locations import LakeLocations
+from pacs_core.index.operational import FlowRuns, Peers, Plans
 from pacs_core.index.postgres import Database
 from pacs_core.index.reader import LakeIndexReader
+from pacs_core.index.removals import Holds, LakeRemovals
 from pacs_core.index.sql import SQLSession
+from pacs_core.lifecycle.moving import Mover
+from pacs_core.lifecycle.retention import Retention
+from pacs_core.lifecycle.rules import Fill, MigrationRule, RetentionRule, Selection, Watermarks
 from pacs_core.ports import ObjectStore
-from pacs_core.settings import Settings
+from pacs_core.settings import Settings, StudySelection
 from pacs_core.storage.journal import SegmentJournal
 from pacs_core.storage.landing import LandingDirectory
 from pacs_core.storage.tiers import open_tier
@@ -41,6 +49,7 @@ log = structlog.get_logger(__name__)
 _PREPARE_AGAIN = 0.5  # seconds
 _PREPARE_AGAIN_AFTER_CRASH = 10.0
 _JOIN_TIMEOUT = 3.0
+_SETTLING_PATIENCE = 60.0
 
 
 def stores(settings: Settings) -> Mapping[str, ObjectStore]:
@@ -99,6 +108,87 @@ def association_pool(settings: Settings) -> AssociationPool:
     return AssociationPool(
         caller, idle=settings.peer_idle_timeout, maximum=settings.peer_associations, patience=settings.association_timeout
     )
+
+
+def locations(settings: Settings) -> LakeLocations:
+    """Where instances are. To be closed."""
+    return LakeLocations(catalog_url(settings), index_writer(settings))
+
+
+def mover(settings: Settings, where: LakeLocations) -> Mover:
+    """Moves objects between tiers."""
+    return Mover(stores(settings), where, landing(settings), settings.scratch_directory)
+
+
+def migration_rules(settings: Settings, now: datetime) -> Sequence[MigrationRule]:
+    """The rules of the settings, as they read at an instant."""
+    return [
+        MigrationRule(
+            name=rule.name,
+            source=rule.source,
+            target=rule.target,
+            selection=_selection(rule, now),
+            watermarks=Watermarks(rule.above, rule.below) if rule.above is not None and rule.below is not None else None,
+        )
+        for rule in settings.migrations
+    ]
+
+
+def retention_rules(settings: Settings, now: datetime) -> Sequence[RetentionRule]:
+    """The rules of the settings, as they read at an instant."""
+    return [RetentionRule(rule.name, tuple(rule.tiers or settings.tiers), _selection(rule, now)) for rule in settings.retentions]
+
+
+def removals(settings: Settings) -> LakeRemovals:
+    """Takes instances out of the index. To be closed."""
+    return LakeRemovals(catalog_url(settings), index_writer(settings))
+
+
+def retention(settings: Settings, where: LakeLocations, out: LakeRemovals) -> Retention:
+    """Removes studies."""
+    return Retention(
+        stores(settings),
+        where,
+        out,
+        landing(settings),
+        settings.scratch_directory,
+        lambda: wait_until_committed(journal(settings), _SETTLING_PATIENCE),
+    )
+
+
+def holds(settings: Settings) -> Holds:
+    """What retention must not touch."""
+    return Holds(Database(catalog_url(settings)))
+
+
+def _selection(rule: StudySelection, now: datetime) -> Selection:
+    return Selection(
+        received_before=now - timedelta(days=rule.older_than_days) if rule.older_than_days else None,
+        used_before=now - timedelta(days=rule.unused_days) if rule.unused_days else None,
+        modalities=tuple(rule.modalities),
+        at_least=rule.min_bytes,
+        at_most=rule.max_bytes,
+    )
+
+
+def fill(settings: Settings, tier: str) -> Fill:
+    """How full a local tier's file system is, without what only root may use. ConfigurationError for a remote tier, which is never full."""
+    url = settings.tiers[tier].url
+    if "://" in url and not url.startswith("file:///"):
+        raise ConfigurationError(
+            f"tiers.{tier} is at {url.split('://')[0]}://, where nothing is ever full; a rule with above and below needs a local tier"
+        )
+    root = Path(url.removeprefix("file://"))
+    while not root.exists():
+        root = root.parent
+    room = os.statvfs(root)
+    capacity = (room.f_blocks - room.f_bfree + room.f_bavail) * room.f_frsize
+    return Fill(used=capacity - room.f_bavail * room.f_frsize, capacity=capacity)
+
+
+def plans(settings: Settings) -> Plans:
+    """What dry runs have planned."""
+    return Plans(Database(catalog_url(settings)))
 
 
 def flow_runs(settings: Settings) -> FlowRuns:

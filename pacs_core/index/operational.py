@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from pacs_core.errors import NotFound
 from pacs_core.index.postgres import Database, Row
 from pacs_core.model import AETitle, Peer
 
@@ -118,6 +119,33 @@ class FlowRuns:
                 limit=limit,
             )
         return [FlowRun(*row) for row in rows]
+
+
+class Plans:
+    """What dry runs have planned, in PostgreSQL. Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, run_id: str, flow: str, plan: JSONObject) -> None:
+        """Keep the plan of a run."""
+        with self._database.transaction() as session:
+            session.run(
+                "INSERT INTO pacs.plan (run_id, flow, plan) VALUES (:run_id, :flow, :plan)"
+                " ON CONFLICT (run_id) DO UPDATE SET plan = excluded.plan, made_at = now()",
+                run_id=run_id,
+                flow=flow,
+                plan=json.dumps(plan),
+            )
+
+    def get(self, run_id: str, flow: str) -> JSONObject:
+        """The plan that a run of a flow has made. NotFound."""
+        with self._database.transaction() as session:
+            rows = session.run("SELECT plan FROM pacs.plan WHERE run_id = :run_id AND flow = :flow", run_id=run_id, flow=flow)
+        if not rows:
+            raise NotFound(f"no dry run {run_id} of {flow} has left a plan")
+        plan: JSONObject = rows[0][0]
+        return plan
 
 
 _FLOW_RUN_COLUMNS = "run_id, flow, state, started_at, ended_at, parameters, summary"

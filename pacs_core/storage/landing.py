@@ -44,6 +44,7 @@ log = structlog.get_logger(__name__)
 
 INCOMING = ".incoming"
 QUARANTINE = ".quarantine"
+RETIRED = ".retired"  # by digest: what retention has removed and not yet destroyed
 
 IN_MEMORY = 1 << 20  # bytes of an arrival that are kept in memory; a larger one goes into a file as it arrives
 
@@ -278,6 +279,47 @@ class LandingDirectory:
             fsync_directory(source.parent)
         return held
 
+    def retire(self, path: str, sha256: str) -> None:
+        """Move an object out of sight; see ports.LandingStore."""
+        source, target = self._resolve(path), self.retired(sha256)
+        with translated(f"retiring {path}"):
+            self._ensure_directory(target.parent)
+            try:
+                _link_once(source, target)
+            except FileNotFoundError as exc:
+                raise ObjectMissing(f"there is no object {path} to retire") from exc
+            _fsync(target)
+            fsync_directory(target.parent)
+            if source.exists() and source.samefile(target):
+                source.unlink()
+                fsync_directory(source.parent)
+
+    def retired(self, sha256: str) -> Path:
+        """Where a retired object is; see ports.LandingStore."""
+        return self._root / RETIRED / sha256[:2] / f"{sha256}.dcm"
+
+    def revive(self, path: str, sha256: str) -> bool:
+        """Give a retired object its name again; see ports.LandingStore."""
+        source, target = self.retired(sha256), self._resolve(path)
+        with translated(f"reviving {path}"):
+            self._ensure_directory(target.parent)
+            try:
+                os.link(source, target)
+            except FileExistsError:
+                return target.samefile(source)
+            except FileNotFoundError as exc:
+                raise ObjectMissing(f"{path} is no longer among what was retired") from exc
+            fsync_directory(target.parent)
+        return True
+
+    def destroy(self, sha256: str) -> None:
+        """Remove a retired object for good; see ports.LandingStore."""
+        target = self.retired(sha256)
+        with translated("destroying a retired object"):
+            target.unlink(missing_ok=True)
+            if target.parent.is_dir():
+                fsync_directory(target.parent)
+
     def sweep(self) -> int:
         """Remove what dead writers left; see ports.LandingStore."""
         with translated(f"sweeping {self._incoming}"):
@@ -372,6 +414,12 @@ class LandingDirectory:
         if not is_object_path(path):
             raise ObjectMissing(f"not a path of an object: {path!r}")
         return self._root / path
+
+
+def _link_once(source: Path, target: Path) -> None:
+    """A second name for a file, unless that is there already. FileNotFoundError if neither is."""
+    if not target.exists():
+        os.link(source, target)
 
 
 def _ours(incoming: Incoming) -> IncomingObject:
