@@ -28,9 +28,10 @@ from pacs_core.index.postgres import Database
 from pacs_core.index.reader import LakeIndexReader
 from pacs_core.index.sql import SQLSession
 from pacs_core.ports import ObjectStore
-from pacs_core.settings import Settings
+from pacs_core.settings import Settings, TierSettings
 from pacs_core.storage.journal import SegmentJournal
 from pacs_core.storage.landing import LandingDirectory
+from pacs_core.storage.options import TierOptions
 from pacs_core.storage.tiers import open_tier
 from pacs_core.storage.uncommitted import JournalReader
 from pacs_core.supervisor.postgres import catalog_url
@@ -45,7 +46,11 @@ _JOIN_TIMEOUT = 3.0
 
 def stores(settings: Settings) -> Mapping[str, ObjectStore]:
     """The configured tiers by name."""
-    return {name: open_tier(tier.url, tier.options) for name, tier in settings.tiers.items()}
+    return {name: open_tier(tier.url, _options(tier)) for name, tier in settings.tiers.items()}
+
+
+def _options(tier: TierSettings) -> TierOptions:
+    return TierOptions(filesystem=tier.options, **tier.model_dump(exclude={"url", "options"}))
 
 
 def landing(settings: Settings) -> LandingDirectory:
