@@ -6,7 +6,7 @@ A setting `x` is `PACS_X` in the environment and `x = …` in `<home>/pacs.toml`
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -16,6 +16,14 @@ from pacs_core.model import Duplicates, InvalidUIDs, Layout
 
 DEFAULT_HOME = Path("~/pacs")
 TIER_NAMES = ("hot", "warm", "cold")
+
+_KINDS = {"s3": "s3", "s3a": "s3", "az": "az", "abfs": "az", "abfss": "az"}
+# The settings of a tier that only some kinds of storage know.
+_ONLY = {
+    **dict.fromkeys(("endpoint", "multipart_threshold"), ("s3", "az")),
+    **dict.fromkeys(("part_size", "storage_class", "rehydrated_days", "server_side_encryption", "kms_key_id"), ("s3",)),
+    **dict.fromkeys(("block_size", "access_tier", "rehydrated_tier"), ("az",)),
+}
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -33,8 +41,62 @@ class TierSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    url: str = Field(description="Where the tier keeps its objects: a path, `file://`, `s3://bucket/prefix` or `az://container/prefix`.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Passed to the fsspec file system (endpoint, credentials, …).")
+    url: str = Field(
+        description="Where the tier keeps its objects: a path, `file://`, `s3://bucket/prefix`, `az://container/prefix` or any other URL of fsspec."
+    )
+    endpoint: str = Field("", description="The URL of the service, where it is not the provider's own. `s3://`, `az://`.")
+    concurrency: int = Field(8, ge=1, le=256, description="Requests to the tier at once per process.")
+    timeout: float = Field(
+        60,
+        ge=1,
+        le=3600,
+        description="Seconds in which one request is answered, its repetitions included; a part has to get through in that time.",
+    )
+    connect_timeout: float = Field(10, ge=0.1, le=600, description="Seconds in which a connection is made.")
+    multipart_threshold: int = Field(
+        100 << 20,
+        ge=0,
+        le=5_000 << 20,
+        description="Bytes above which a file is sent in parts; up to it, it is in memory while it is sent. `s3://`, `az://`.",
+    )
+    part_size: int = Field(10 << 20, ge=5 << 20, le=5_000 << 20, description="Bytes of a part. `s3://`.")
+    block_size: int = Field(4 << 20, ge=64 << 10, le=100 << 20, description="Bytes of a block. `az://`.")
+    access_tier: str = Field(
+        "", pattern="^(|Hot|Cool|Cold|Archive)$", description="The access tier that objects are put into; empty: the account's. `az://`."
+    )
+    rehydrated_tier: str = Field(
+        "Hot", pattern="^(Hot|Cool|Cold)$", description="The access tier into which archived objects are rehydrated. `az://`."
+    )
+    storage_class: str = Field(
+        "",
+        pattern="^(|STANDARD|STANDARD_IA|ONEZONE_IA|INTELLIGENT_TIERING|REDUCED_REDUNDANCY|GLACIER_IR|GLACIER|DEEP_ARCHIVE)$",
+        description="The storage class that objects are put into; empty: the bucket's. `s3://`.",
+    )
+    rehydrated_days: int = Field(
+        7, ge=1, le=3650, description="Days for which an archived object stays readable after it was rehydrated. `s3://`."
+    )
+    server_side_encryption: str = Field(
+        "", pattern="^(|AES256|aws:kms)$", description="How objects are encrypted by the service; empty: as the bucket says. `s3://`."
+    )
+    kms_key_id: str = Field("", description="The key of `aws:kms`; empty: the account's. `s3://`.")
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Anything else that the fsspec file system takes. Credentials are better left to the environment or the platform.",
+    )
+
+    @model_validator(mode="after")
+    def _suits_its_url(self) -> Self:
+        kind = _KINDS.get(self.url.partition("://")[0], "")
+        for name in sorted(self.model_fields_set & set(_ONLY)):
+            if kind not in _ONLY[name]:
+                raise ValueError(f"{name} is of {' and '.join(f'{each}://' for each in _ONLY[name])} only, and the url is {self.url}")
+        if self.kms_key_id and self.server_side_encryption != "aws:kms":
+            raise ValueError("kms_key_id needs server_side_encryption = 'aws:kms'")
+        if self.server_side_encryption == "aws:kms" and self.storage_class in ("GLACIER", "DEEP_ARCHIVE"):
+            raise ValueError(
+                f"aws:kms and {self.storage_class} exclude each other: S3 tells no checksum of such an object, and it cannot be read back to verify it"
+            )
+        return self
 
 
 class StudySelection(BaseModel):
@@ -277,4 +339,6 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         known = ", ".join(sorted(Settings.model_fields))
         return f"{name}: there is no such setting; the settings are {known}"
+    if isinstance(error["input"], dict) or ".options" in name:  # may hold credentials
+        return f"{name}: {error['msg']}"
     return f"{name}: {error['msg']} (given: {error['input']!r}; set it as PACS_{name.upper().replace('.', '__')} or in pacs.toml)"

@@ -36,9 +36,10 @@ from pacs_core.lifecycle.moving import Mover
 from pacs_core.lifecycle.retention import Retention
 from pacs_core.lifecycle.rules import Fill, MigrationRule, RetentionRule, Selection, Watermarks
 from pacs_core.ports import ObjectStore
-from pacs_core.settings import Settings, StudySelection
+from pacs_core.settings import Settings, StudySelection, TierSettings
 from pacs_core.storage.journal import SegmentJournal
 from pacs_core.storage.landing import LandingDirectory
+from pacs_core.storage.options import TierOptions
 from pacs_core.storage.tiers import open_tier
 from pacs_core.storage.uncommitted import JournalReader
 from pacs_core.supervisor.postgres import catalog_url
@@ -54,7 +55,11 @@ _SETTLING_PATIENCE = 60.0
 
 def stores(settings: Settings) -> Mapping[str, ObjectStore]:
     """The configured tiers by name."""
-    return {name: open_tier(tier.url, tier.options) for name, tier in settings.tiers.items()}
+    return {name: open_tier(tier.url, _options(tier)) for name, tier in settings.tiers.items()}
+
+
+def _options(tier: TierSettings) -> TierOptions:
+    return TierOptions(filesystem=tier.options, **tier.model_dump(exclude={"url", "options"}))
 
 
 def landing(settings: Settings) -> LandingDirectory:

@@ -25,12 +25,12 @@ from typing_extensions import Buffer
 from pacs_core.errors import ObjectMissing, StorageFull, StorageUnavailable
 from pacs_core.ports import Incoming, Placement
 from pacs_core.storage.files import (
-    abandoned,
     create_locked,
     create_unnamed,
     fsync_directory,
     link_descriptor,
     make_directories,
+    remove_abandoned,
     spread_children,
     translated,
     unavailable,
@@ -49,7 +49,7 @@ RETIRED = ".retired"  # by digest: what retention has removed and not yet destro
 IN_MEMORY = 1 << 20  # bytes of an arrival that are kept in memory; a larger one goes into a file as it arrives
 
 _KEPT_BUFFERS = 16
-_OBJECT_MODE = 0o440
+OBJECT_MODE = 0o440
 _KNOWN_DIRECTORIES = 10_000
 _RESERVE_SHARE = 20  # at most a twentieth of the file system is kept free
 
@@ -158,7 +158,7 @@ class IncomingObject:
 
     def _create_near(self, directory: Path) -> None:
         """Create the file of what has been kept in memory."""
-        unnamed = create_unnamed(directory, mode=_OBJECT_MODE)
+        unnamed = create_unnamed(directory, mode=OBJECT_MODE)
         if unnamed is None:
             self._create()
         else:
@@ -168,7 +168,7 @@ class IncomingObject:
     def _create(self) -> None:
         """Create the file of what is not known yet to be small, or where files without names are not possible."""
         with translated("creating an incoming file"):
-            self._path, self._fd = create_locked(self._directory, suffix=".part", flags=os.O_RDWR, mode=_OBJECT_MODE)
+            self._path, self._fd = create_locked(self._directory, suffix=".part", flags=os.O_RDWR, mode=OBJECT_MODE)
         self._append(self.content or b"")
 
     def _append(self, data: Buffer) -> None:
@@ -249,7 +249,7 @@ class LandingDirectory:
         target = self._resolve(path)
         with translated(f"restoring {path}"):
             self._ensure_directory(target.parent)
-            write_atomically(target, content, mode=_OBJECT_MODE)
+            write_atomically(target, content, mode=OBJECT_MODE)
 
     def quarantine(self, incoming: Incoming, *, reason: str) -> str:
         """Keep a sealed object aside; see ports.LandingStore."""
@@ -323,8 +323,7 @@ class LandingDirectory:
     def sweep(self) -> int:
         """Remove what dead writers left; see ports.LandingStore."""
         with translated(f"sweeping {self._incoming}"):
-            paths = sorted(self._incoming.glob("*"))
-        return sum(map(_remove_if_abandoned, paths))
+            return remove_abandoned(self._incoming)
 
     def _check_reserve(self) -> None:
         if not self._reserve:
@@ -446,15 +445,3 @@ def _synced(path: Path) -> bool:
         log.exception("object_not_synced", path=str(path), error=exc.strerror)
         return False
     return True
-
-
-def _remove_if_abandoned(path: Path) -> bool:
-    """Whether a file was one that a dead writer left. One that cannot be dealt with is logged: it must not keep the others."""
-    try:
-        with abandoned(path) as is_abandoned:
-            if is_abandoned:
-                path.unlink(missing_ok=True)
-            return is_abandoned
-    except OSError as exc:
-        log.warning("incoming_not_swept", path=str(path), error=exc.strerror)
-        return False
