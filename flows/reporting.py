@@ -14,7 +14,7 @@ from pacs_core import wiring
 from pacs_core.archive.verification import Problem
 from pacs_core.settings import load_settings
 
-_ROWS = 1000  # of a table artifact; the UI loads all of it
+ROWS = 1000  # of a table artifact; the UI loads all of it
 
 
 class RunRecord:
@@ -63,8 +63,8 @@ class Progress:
 
 def publish_problems(key: str, problems: Sequence[Problem]) -> None:
     """The table of damaged objects; also when there are none, so that the newest table is the newest run's."""
-    rows: list[dict[str, Any]] = [asdict(problem) for problem in problems[:_ROWS]]
-    left_out = f"; the first {_ROWS} are shown" if len(problems) > _ROWS else ""
+    rows: list[dict[str, Any]] = [asdict(problem) for problem in problems[:ROWS]]
+    left_out = f"; the first {ROWS} are shown" if len(problems) > ROWS else ""
     create_table_artifact(rows or [{"damage": "none"}], key=key, description=f"{len(problems)} problems{left_out}")
 
 
