@@ -280,6 +280,22 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """A study that somebody wants back from where it must be rehydrated first.
+
+    Attributes:
+        wanted_at: when somebody first did.
+        asked_at: when its provider was asked for all of it; None if that is still to be done.
+        available_at: when all of it could be read; None until then.
+    """
+
+    StudyInstanceUID: UID
+    wanted_at: datetime
+    asked_at: datetime | None = None
+    available_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """A C-FIND identifier, or the keys of a retrieve, in textual form (PS3.4 C.4.1.1.3.1).
 

@@ -4,7 +4,7 @@ Every method may raise UnavailableError (StorageFull, StorageUnavailable, IndexU
 answer; nothing else of a third party ever crosses a seam.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +13,20 @@ from typing import BinaryIO, Protocol
 
 from typing_extensions import Buffer
 
-from pacs_core.model import UID, Availability, Change, Copy, Header, InstanceRecord, Peer, Query, Removed, RemovedState, StoredObject
+from pacs_core.model import (
+    UID,
+    Availability,
+    Change,
+    Copy,
+    Header,
+    InstanceRecord,
+    Peer,
+    Query,
+    Recall,
+    Removed,
+    RemovedState,
+    StoredObject,
+)
 
 # Told of bytes as they are transferred.
 Progress = Callable[[int], None]
@@ -155,6 +168,20 @@ class ObjectStore(Protocol):
 
     def rehydrate(self, path: str) -> None:
         """Ask the provider to make an archived object readable. Returns at once; repeatable; nothing happens to one that is."""
+
+
+class ObjectCache(Protocol):
+    """Local copies of remote objects, by SHA-256. Thread-safe; several processes may share one."""
+
+    def open(self, sha256: str, size: int, fetch: Callable[[Path], None]) -> tuple[int, bool]:
+        """A descriptor of an object that nothing can take away, and whether it was fetched for it.
+
+        `fetch` is called where the object is not held, with the name of a file to make; what it raises is raised. It checks what it
+        fetches: what is fresh is right, what is not has the right length. StorageFull if there is no room even for this one object.
+        """
+
+    def discard(self, sha256: str) -> None:
+        """Forget an object. Idempotent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +347,39 @@ class Removals(Protocol):
 
     def in_use(self, removed: Sequence[Removed]) -> frozenset[tuple[str, str]]:
         """Tiers and paths, of those of removed objects, under which an instance or a copy is held by now."""
+
+
+class Copies(Protocol):
+    """Where else instances are than where they were looked for. Thread-safe."""
+
+    def copies(self, SOPInstanceUIDs: Sequence[UID]) -> Mapping[UID, Sequence[StoredObject]]:
+        """For each instance where the index has it now, then its further copies. All are to hash as they say themselves."""
+
+
+class Recalls(Protocol):
+    """The studies that somebody wants and whose provider must be asked for them. Durable; every method may be repeated."""
+
+    def want(self, study: UID) -> None:
+        """Somebody wants it. Nothing changes where that is known; one that was available begins anew."""
+
+    def wanted(self) -> Sequence[Recall]:
+        """Those that are not available yet, in the order in which they were wanted."""
+
+    def asked(self, study: UID) -> None:
+        """The provider has been asked for all of it. The first time is remembered."""
+
+    def available(self, study: UID) -> None:
+        """All of it can be read."""
+
+    def done(self, study: UID) -> None:
+        """Forget it."""
+
+
+class StudyAccesses(Protocol):
+    """When studies were last retrieved."""
+
+    def record(self, studies: Sequence[UID]) -> None:
+        """They are being retrieved now. Repeatable."""
 
 
 class PeerDirectory(Protocol):

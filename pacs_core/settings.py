@@ -224,6 +224,17 @@ class Settings(BaseSettings):
         description="What each process that receives preallocates at most for small instances that are acknowledged and not synced to their own files yet; a burst of that size is taken in fastest. Never more than an eighth of the file system.",
     )
 
+    cache_bytes: int = Field(
+        10 << 30,
+        ge=0,
+        le=1 << 50,
+        description="What `<home>/cache` keeps at most of objects that were fetched from remote tiers; never more than a tenth of the file system, and nothing while less than a twentieth of that is free. 0: nothing is kept beyond the retrieve that fetched it.",
+    )
+    verify_on_read: bool = Field(
+        True,
+        description="Whether the bytes of local objects are hashed before C-MOVE and C-GET send the last of them. What comes from a remote tier always is.",
+    )
+
     catalog_url: str = Field(
         "",
         description="The PostgreSQL that holds the catalog, `postgresql://user:password@host:port/database`. Empty: an embedded one under `<home>/postgres`.",
@@ -278,6 +289,11 @@ class Settings(BaseSettings):
     def scratch_directory(self) -> Path:
         """For objects on their way between two remote tiers; worthless when nothing runs."""
         return self.home / "run" / "scratch"
+
+    @property
+    def cache_directory(self) -> Path:
+        """Objects that were fetched from remote tiers."""
+        return self.home / "cache"
 
     @property
     def scheduler_address(self) -> str:

@@ -96,7 +96,9 @@ class DurableS3Server(S3Server):
 
 
 class Azurite(Server):
-    """Microsoft's own emulator of Azure Blob Storage. It writes its catalog every few seconds and when it is stopped: kill -9 loses the rest."""
+    """Microsoft's own emulator of Azure Blob Storage. It writes its catalog every few seconds and when it is stopped: kill -9
+    loses the rest.
+    """
 
     name = "azurite"
 
