@@ -200,9 +200,10 @@ class LakeLocations:
                 [change.flow, change.action, json.dumps({"run_id": change.run, "policy": change.policy})],
             )
             lake.execute(
-                "UPDATE lake.instance SET tier = moved.tier, located_at = ?, located_by = ?"
-                " FROM (SELECT unnest(?::VARCHAR[]) AS uid, unnest(?::VARCHAR[]) AS tier) AS moved WHERE SOPInstanceUID = moved.uid",
-                [change.at, change.run, list(uids), list(tiers)],
+                "UPDATE lake.instance SET tier = moved.tier, located_at = $at, located_by = $run"
+                " FROM (SELECT unnest($uids::VARCHAR[]) AS uid, unnest($tiers::VARCHAR[]) AS tier) AS moved"
+                " WHERE SOPInstanceUID = moved.uid",
+                {"at": change.at, "run": change.run, "uids": list(uids), "tiers": list(tiers)},
             )
 
 

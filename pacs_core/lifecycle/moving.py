@@ -178,6 +178,9 @@ class Mover:
             departure.gone.extend(copy for copy, done in zip(departure.copies, removed, strict=True) if done)
 
     def _remove(self, copy: Copy) -> bool:
+        """Whether the copy's object is gone. What has its name where instances arrive may be an arrival's by now: that stays."""
+        if copy.tier == self._landing.tier and not is_intact(self._landing, copy):
+            return True
         try:
             self._store(copy.tier).delete(copy.path)
         except PacsError as exc:
