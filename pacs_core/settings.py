@@ -353,7 +353,8 @@ def _explain(error: Any) -> str:
     """One line for one pydantic error: the setting, what is wrong, where to set it."""
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        known = ", ".join(sorted(Settings.model_fields))
+        fields = TierSettings.model_fields if len(error["loc"]) > 1 else Settings.model_fields
+        known = ", ".join(sorted(fields))
         return f"{name}: there is no such setting; the settings are {known}"
     if isinstance(error["input"], dict) or ".options" in name:  # may hold credentials
         return f"{name}: {error['msg']}"
