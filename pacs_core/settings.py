@@ -232,7 +232,7 @@ class Settings(BaseSettings):
     )
     verify_on_read: bool = Field(
         True,
-        description="Whether the bytes of local objects are hashed before C-MOVE and C-GET send the last of them. What comes from a remote tier always is.",
+        description="Whether the bytes of local objects are hashed before C-MOVE and C-GET send the last of them; each process does so once in ten minutes for a file that is not touched. What comes from a remote tier always is.",
     )
 
     catalog_url: str = Field(

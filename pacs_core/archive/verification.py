@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pacs_core.errors import ObjectMissing, StorageUnavailable
+from pacs_core.errors import ObjectArchived, ObjectMissing, StorageUnavailable
 from pacs_core.model import UID, StoredObject
 from pacs_core.ports import ObjectStore
 
@@ -81,11 +81,11 @@ class _Read:
     sha256: str
 
 
-_Outcome = _Read | ObjectMissing | StorageUnavailable
+_Outcome = _Read | ObjectMissing | ObjectArchived | StorageUnavailable
 
 
 def verify_shard(stores: Mapping[str, ObjectStore], objects: Sequence[StoredObject]) -> ShardReport:
-    """Read every object and compare size and SHA-256.
+    """Read every object and compare size and SHA-256. One that cannot be read before it is rehydrated is left out.
 
     Raises StorageUnavailable if a tier gives out none of its objects: nothing is known then, which is not damage.
     """
@@ -93,11 +93,12 @@ def verify_shard(stores: Mapping[str, ObjectStore], objects: Sequence[StoredObje
         outcomes = list(threads.map(lambda each: _read(stores, each), objects))
     _fail_if_unavailable(objects, outcomes)
     problems = [problem for each, read in zip(objects, outcomes, strict=True) if (problem := _compare(each, read)) is not None]
-    damaged = {problem.SOPInstanceUID for problem in problems}
+    left_out = {each.SOPInstanceUID for each, read in zip(objects, outcomes, strict=True) if isinstance(read, ObjectArchived)}
+    not_intact = left_out | {problem.SOPInstanceUID for problem in problems}
     return ShardReport(
-        intact=tuple(each.SOPInstanceUID for each in objects if each.SOPInstanceUID not in damaged),
+        intact=tuple(each.SOPInstanceUID for each in objects if each.SOPInstanceUID not in not_intact),
         problems=tuple(problems),
-        checked=len(objects),
+        checked=len(objects) - len(left_out),
         bytes_read=sum(read.size for read in outcomes if isinstance(read, _Read)),
     )
 
@@ -153,7 +154,7 @@ def _read(stores: Mapping[str, ObjectStore], each: StoredObject) -> _Outcome:
             raise StorageUnavailable(f"the tier {each.tier} is not configured")
         with closing(stores[each.tier].open(each.path)) as content:
             return _hash(content)
-    except (ObjectMissing, StorageUnavailable) as exc:
+    except (ObjectMissing, ObjectArchived, StorageUnavailable) as exc:
         return exc
     except OSError as exc:  # the medium failed in the middle of the object
         return StorageUnavailable(f"{each.path} on tier {each.tier} cannot be read: {exc.strerror}")
@@ -175,6 +176,8 @@ def _hash(content: BinaryIO) -> _Read:
 
 
 def _compare(each: StoredObject, read: _Outcome) -> Problem | None:
+    if isinstance(read, ObjectArchived):
+        return None
     if isinstance(read, ObjectMissing):
         return _problem(Damage.MISSING, each, "not on its tier")
     if isinstance(read, StorageUnavailable):
