@@ -21,7 +21,7 @@ from pacs_core.archive.verification import verify_shard
 from pacs_core.errors import ChecksumMismatch, DuplicateInstance, ObjectMissing, PacsError, StorageUnavailable
 from pacs_core.lifecycle.moving import Failure, Moved, as_local_file
 from pacs_core.lifecycle.plan import Step
-from pacs_core.model import UID, Change, Copy, CopyState, Removed, RemovedState, StoredObject
+from pacs_core.model import UID, Change, Copy, CopyState, InstanceRecord, Removed, RemovedState, StoredObject
 from pacs_core.ports import IndexWriter, LandingStore, Locations, ObjectStore, Removals
 
 log = structlog.get_logger(__name__)
@@ -85,7 +85,7 @@ class Retention:
                 try:
                     self._destroy(each, is_in_use=(each.tier, each.path) in in_use)
                 except PacsError as exc:
-                    failures.append(Failure(each.StudyInstanceUID, each.SOPInstanceUID, str(exc), retryable=True))
+                    failures.append(_failure(each, exc))
                 else:
                     done.append(each)
             self._removals.enter(done, RemovedState.DESTROYED, change)
@@ -93,30 +93,33 @@ class Retention:
 
     def undo(self, removed: Sequence[Removed], change: Change, writer: IndexWriter) -> Moved:
         """Bring back what is in quarantine: its name, then its place in the index. What is held again meanwhile is not touched."""
-        result = Moved()
+        failures: list[Failure] = []
+        records: dict[UID, InstanceRecord] = {}
         with self._locations.locked({each.StudyInstanceUID for each in removed}) as mine:
-            for each in removed:
-                if each.StudyInstanceUID in mine:
-                    result += self._restore(each, change, writer)
-        return result
+            ours = [each for each in removed if each.StudyInstanceUID in mine]
+            for each in ours:
+                try:
+                    records[each.SOPInstanceUID] = self._revived(each)
+                except (PacsError, OSError) as exc:
+                    failures.append(_failure(each, exc))
+            conflicting = {record.SOPInstanceUID for record in writer.commit(list(records.values())).conflicting}
+            failures += [_failure(each, _held_again(each)) for each in ours if each.SOPInstanceUID in conflicting]
+            back = [each for each in ours if each.SOPInstanceUID in records.keys() - conflicting]
+            self._removals.enter(back, RemovedState.RESTORED, change)
+            for each in back:
+                if each.tier == self._landing.tier:
+                    self._landing.destroy(each.sha256)  # its other name stays
+        return Moved(len(back), sum(each.size for each in back), len({each.StudyInstanceUID for each in back}), (), tuple(failures))
 
-    def _restore(self, each: Removed, change: Change, writer: IndexWriter) -> Moved:
-        try:
-            if each.tier == self._landing.tier and not self._landing.revive(each.path, each.sha256):
-                raise DuplicateInstance(f"another object has arrived under the name {each.path}")
-            with as_local_file(self._stores, each.tier, each.path, each.sha256, self._scratch) as file:
-                record = record_of_file(file, tier=each.tier, path=each.path)
-            if record.sha256 != each.sha256:
-                raise ChecksumMismatch(f"{each.path} on tier {each.tier} does not hash to what was stored")
-            if writer.commit([record]).conflicting:
-                raise DuplicateInstance("the instance is held again, under another name")
-            self._removals.enter([each], RemovedState.RESTORED, change)
-            if each.tier == self._landing.tier:
-                self._landing.destroy(each.sha256)  # its other name stays
-        except (PacsError, OSError) as exc:
-            retryable = not isinstance(exc, PacsError) or exc.retryable
-            return Moved(failures=(Failure(each.StudyInstanceUID, each.SOPInstanceUID, str(exc), retryable),))
-        return Moved(instances=1, bytes=each.size, studies=0)
+    def _revived(self, each: Removed) -> InstanceRecord:
+        """The record of an object that has its name again."""
+        if each.tier == self._landing.tier and not self._landing.revive(each.path, each.sha256):
+            raise _held_again(each)
+        with as_local_file(self._stores, each.tier, each.path, each.sha256, self._scratch) as file:
+            record = record_of_file(file, tier=each.tier, path=each.path)
+        if record.sha256 != each.sha256:
+            raise ChecksumMismatch(f"{each.path} on tier {each.tier} does not hash to what was stored")
+        return record
 
     def _remove_study(self, step: Step, change: Change, destroy_after: datetime, *, require_copy: bool) -> Moved:
         try:
@@ -172,3 +175,11 @@ class Retention:
 
 def _counts(copy: Copy) -> bool:
     return copy.state is CopyState.HELD and not copy.member
+
+
+def _held_again(each: Removed) -> DuplicateInstance:
+    return DuplicateInstance(f"the instance is held again: another object of it has arrived since it was removed by the rule {each.policy}")
+
+
+def _failure(each: Removed, problem: PacsError | OSError) -> Failure:
+    return Failure(each.StudyInstanceUID, each.SOPInstanceUID, str(problem), not isinstance(problem, PacsError) or problem.retryable)

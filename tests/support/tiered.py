@@ -11,6 +11,7 @@ from pacs_core import wiring
 from pacs_core.archive.indexing import Committer
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.locations import LakeLocations
+from pacs_core.index.postgres import Database
 from pacs_core.index.reader import LakeIndexReader
 from pacs_core.index.removals import LakeRemovals
 from pacs_core.lifecycle.plan import Step
@@ -51,6 +52,10 @@ class TieredHome:
     @cached_property
     def removals(self) -> LakeRemovals:
         return wiring.removals(self.settings)
+
+    @cached_property
+    def database(self) -> Database:
+        return Database(self.settings.catalog_url)
 
     @cached_property
     def committer(self) -> Committer:
@@ -102,6 +107,7 @@ class TieredHome:
     def close(self) -> None:
         self.locations.close()
         self.removals.close()
+        self.database.close()
         settlement = self.committer._settlement
         for opened in (settlement._writer, settlement._reader):  # a committer is never closed: its process ends
             assert isinstance(opened, LakeIndexWriter | LakeIndexReader)

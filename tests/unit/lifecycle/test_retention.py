@@ -7,6 +7,7 @@ import pytest
 
 from pacs_core import wiring
 from pacs_core.errors import PacsError
+from pacs_core.index.removals import Holds
 from pacs_core.lifecycle.retention import Retention
 from pacs_core.model import UID, Hold, RemovedState
 from tests.support.crashing import Crash, Fused, every_crash
@@ -77,8 +78,8 @@ def test_what_is_due_is_destroyed_and_what_is_not_stays(home: TieredHome, retent
 
 def test_a_study_on_hold_stays(home: TieredHome, retention: Retention) -> None:
     held, over = home.take_in(Study("MR"), Study("MR"))
-    wiring.holds(home.settings).place(Hold(held, "a lawsuit", "me"))
-    wiring.holds(home.settings).place(Hold(over, "it ended", "me", until=datetime(2020, 1, 1, tzinfo=UTC)))
+    Holds(home.database).place(Hold(held, "a lawsuit", "me"))
+    Holds(home.database).place(Hold(over, "it ended", "me", until=datetime(2020, 1, 1, tzinfo=UTC)))
     steps = [home.step(study, "hot", "") for study in (held, over)]
     assert retention.remove(steps, change("removed"), LATER, require_copy=False).instances == 1
     assert len(home.objects(held)) == 1
