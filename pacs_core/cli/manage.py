@@ -85,4 +85,4 @@ def flow_history(home: Path | None, name: str | None, limit: int, form: str) -> 
 
 
 def _api(home: Path | None) -> FlowApi:
-    return FlowApi(load_settings(home).prefect_api_url)
+    return FlowApi(load_settings(home).flow_api_url)
