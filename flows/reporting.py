@@ -68,6 +68,12 @@ def publish_problems(key: str, problems: Sequence[Problem]) -> None:
     create_table_artifact(rows or [{"damage": "none"}], key=key, description=f"{len(problems)} problems{left_out}")
 
 
+def publish_table(key: str, description: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as a table of the UI; also when there are none, so that the newest table is the newest run's."""
+    left_out = f"; the first {_ROWS} of {len(rows)} are shown" if len(rows) > _ROWS else ""
+    create_table_artifact([dict(row) for row in rows[:_ROWS]] or [{"rows": "none"}], key=key, description=description + left_out)
+
+
 def publish_summary(key: str, title: str, sentence: str, figures: Mapping[str, object]) -> None:
     """A heading, one sentence and a table of figures."""
     lines = [f"## {title}", "", f"**{sentence}**", "", "| | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in figures.items())]
