@@ -36,6 +36,13 @@ def check_ae_title(value: str) -> str:
     return title
 
 
+def check_http_url(value: str) -> str:
+    """Empty, or a URL of a web server."""
+    if value and not value.startswith(("http://", "https://")):
+        raise ValueError("a URL begins with http:// or https://")
+    return value
+
+
 class TierSettings(BaseModel):
     """One storage tier."""
 
@@ -246,6 +253,10 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="The address of the web process.")
     http_port: Port = Field(8042, description="The port of the web process.")
     prefect_port: Port = Field(4200, description="The port of the Prefect server and its UI.")
+    prefect_api_url: Annotated[str, AfterValidator(check_http_url)] = Field(
+        "",
+        description="The API of an existing Prefect server to run flows with, `http://host:4200/api`. Empty: the server that `pacs up` keeps.",
+    )
     dask_port: Port = Field(8786, description="The port of the Dask scheduler.")
     dask_address: str = Field(
         "", description="An existing Dask scheduler to run flows on, `tcp://host:port`. Empty: the one that `pacs up` keeps."
@@ -301,9 +312,9 @@ class Settings(BaseSettings):
         return self.dask_address or f"tcp://127.0.0.1:{self.dask_port}"
 
     @property
-    def prefect_api_url(self) -> str:
+    def flow_api_url(self) -> str:
         """The Prefect API that flows report to."""
-        return f"http://127.0.0.1:{self.prefect_port}/api"
+        return (self.prefect_api_url or f"http://127.0.0.1:{self.prefect_port}/api").rstrip("/")
 
 
 def load_settings(home: Path | None = None) -> Settings:
