@@ -36,6 +36,7 @@ from pacs_core.index.reader import LakeIndexReader
 from pacs_core.index.removals import Holds, LakeRemovals
 from pacs_core.index.sql import SQLSession
 from pacs_core.lifecycle.moving import Mover
+from pacs_core.lifecycle.repairing import Repairer
 from pacs_core.lifecycle.retention import Retention
 from pacs_core.lifecycle.rules import Fill, MigrationRule, RetentionRule, Selection, Watermarks
 from pacs_core.ports import ObjectStore
@@ -195,6 +196,11 @@ def fill(settings: Settings, tier: str) -> Fill:
     room = os.statvfs(root)
     capacity = (room.f_blocks - room.f_bfree + room.f_bavail) * room.f_frsize
     return Fill(used=capacity - room.f_bavail * room.f_frsize, capacity=capacity)
+
+
+def repairer(settings: Settings, where: LakeLocations) -> Repairer:
+    """Writes damaged objects anew."""
+    return Repairer(stores(settings), where, landing(settings), settings.scratch_directory)
 
 
 def plans(settings: Settings) -> Plans:

@@ -28,6 +28,7 @@ class Damage(StrEnum):
     CORRUPT = "corrupt"  # held, but other bytes than were stored
     UNREADABLE = "unreadable"  # held, but its tier fails to give it out while it gives out others
     ORPHAN = "orphan"  # on a tier, but unknown to the index
+    INCONSISTENT = "inconsistent"  # the keys in PostgreSQL and the rows of the lake disagree
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,24 @@ def check_presence(stores: Mapping[str, ObjectStore], objects: Sequence[StoredOb
         raise StorageUnavailable(f"the tier {', '.join(sorted(unknown))} is not configured")
     absent = [each for each in objects if not stores[each.tier].exists(each.path)]
     return ShardReport(problems=tuple(_problem(Damage.MISSING, each, "not on its tier") for each in absent), checked=len(objects))
+
+
+def compare_catalogs(keys: Iterable[StoredObject], rows: Iterable[StoredObject]) -> ShardReport:
+    """Whether the keys in PostgreSQL and the rows of the lake name the same objects, each instance once."""
+    by_key = {each.SOPInstanceUID: each for each in keys}
+    problems: list[Problem] = []
+    seen: set[UID] = set()
+    for row in rows:
+        key = by_key.get(row.SOPInstanceUID)
+        if row.SOPInstanceUID in seen:
+            problems.append(_problem(Damage.INCONSISTENT, row, "two rows of the lake"))
+        elif key is None:
+            problems.append(_problem(Damage.INCONSISTENT, row, "a row of the lake without a key"))
+        elif (key.tier, key.path, key.sha256) != (row.tier, row.path, row.sha256):
+            problems.append(_problem(Damage.INCONSISTENT, key, f"the lake names {row.path} on tier {row.tier}"))
+        seen.add(row.SOPInstanceUID)
+    problems += [_problem(Damage.INCONSISTENT, each, "a key without a row of the lake") for uid, each in by_key.items() if uid not in seen]
+    return ShardReport(problems=tuple(problems))
 
 
 class KnownPaths:

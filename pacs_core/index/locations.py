@@ -73,6 +73,12 @@ _HOLD = f"""
             AND held.sha256 = given.sha256)
     RETURNING copy."SOPInstanceUID"
 """  # noqa: S608 constants
+_VERIFIED = """
+    UPDATE pacs.instance_copy AS copy SET verified_at = :at FROM json_to_recordset(CAST(:rows AS json))
+        AS given("SOPInstanceUID" text, tier text, path text, member text)
+    WHERE copy."SOPInstanceUID" = given."SOPInstanceUID" AND copy.tier = given.tier AND copy.path = given.path
+        AND copy.member = given.member
+"""
 _EVENTS = """
     INSERT INTO pacs.study_event ("StudyInstanceUID", action, from_tier, to_tier, instances, bytes, flow, policy, run_id)
     SELECT "StudyInstanceUID", :action, tier, target, count(*), sum(size), :flow, :policy, :run
@@ -131,6 +137,20 @@ class LakeLocations:
             departure = Departure(tuple(map(_copy, rows)))
             yield departure
             session.run(_FORGET, rows=_copy_keys(departure.gone))
+
+    def verified(self, copies: Sequence[Copy], when: datetime) -> None:
+        """Remember that copies were read and found good."""
+        rows = [{name: getattr(each, name) for name in ("SOPInstanceUID", "tier", "path", "member")} for each in copies]
+        with self._database.transaction() as session:
+            session.run(_VERIFIED, rows=clean(json.dumps(rows, ensure_ascii=False)), at=when)
+
+    def names(self, tier: str) -> Iterator[str]:
+        """Every path of a tier under which anything is, is to be, or is kept until it is destroyed."""
+        with self._database.transaction() as session:
+            for table in ("instance_key", "instance_copy", "removed_instance"):
+                gone = "AND state <> 'destroyed'" if table == "removed_instance" else ""
+                ((paths,),) = session.run(f"SELECT json_agg(path) FROM pacs.{table} WHERE tier = :tier {gone}", tier=tier)  # noqa: S608 constants
+                yield from paths or ()
 
     def unsettled_studies(self) -> Sequence[UID]:
         """Studies of which a run that is over, or still at work, has copies on their way."""

@@ -148,7 +148,7 @@ class Mover:
         try:
             with as_local_file(self._stores, each.tier, each.path, each.sha256, self._scratch) as source:
                 if target == self._landing.tier:
-                    self._bring_back(each, source)
+                    bring_back(self._landing, each, source)
                 else:
                     self._store(target).put(each.path, source, sha256=each.sha256)
         except PacsError as exc:
@@ -156,20 +156,6 @@ class Mover:
             tell("object_not_copied", SOPInstanceUID=each.SOPInstanceUID, tier=each.tier, path=each.path, reason=str(exc))
             return exc
         return None
-
-    def _bring_back(self, each: StoredObject, source: Path) -> None:
-        """To the tier where instances arrive. StorageUnavailable if another arrival has the name, until that is settled."""
-        incoming = self._landing.incoming()
-        try:
-            with source.open("rb") as file:
-                while block := file.read(_BLOCK):
-                    incoming.write(block)
-            if incoming.seal() != each.sha256:
-                raise ChecksumMismatch(f"{each.path} on tier {each.tier} does not hash to what was stored")
-            if not self._landing.place(incoming, each.path, durable=True).created and not is_intact(self._landing, each):
-                raise StorageUnavailable(f"another arrival has the name {each.path} on tier {self._landing.tier}, for now")
-        finally:
-            incoming.discard()
 
     def _remove_departing(self, studies: Sequence[UID]) -> None:
         """Remove objects that no longer hold an instance. What cannot be removed now is removed when its study is next worked on."""
@@ -211,6 +197,24 @@ def as_local_file(stores: Mapping[str, ObjectStore], tier: str, path: str, sha25
         target = Path(folder) / "object"
         stores[tier].fetch(path, target, sha256=sha256)
         yield target
+
+
+def bring_back(landing: LandingStore, each: StoredObject, source: Path) -> None:
+    """Put an object's bytes where instances arrive, durably, under its name.
+
+    StorageUnavailable if another arrival has that, until it is settled; ChecksumMismatch if the source has other bytes.
+    """
+    incoming = landing.incoming()
+    try:
+        with source.open("rb") as file:
+            while block := file.read(_BLOCK):
+                incoming.write(block)
+        if incoming.seal() != each.sha256:
+            raise ChecksumMismatch(f"the copy of {each.path} does not hash to what was stored")
+        if not landing.place(incoming, each.path, durable=True).created and not is_intact(landing, each):
+            raise StorageUnavailable(f"another arrival has the name {each.path} on tier {landing.tier}, for now")
+    finally:
+        incoming.discard()
 
 
 def _outcome(good: Sequence[StoredObject], done: frozenset[UID], failures: Sequence[Failure]) -> Moved:
