@@ -63,8 +63,8 @@ class LakeIndexWriter:
         self._lake: duckdb.DuckDBPyConnection | None = None
         self._name = ""
         self._known = _KnownEntities()
-        self._files = DataFiles(data_path)
-        self._maintenance = Maintenance(self._files)
+        self.files = DataFiles(data_path)
+        self._maintenance = Maintenance(self.files)
 
     def commit(self, records: Sequence[InstanceRecord]) -> CommitResult:
         """Index all records in one transaction. Idempotent: repeating a batch, whole or in part, changes nothing.
@@ -75,7 +75,7 @@ class LakeIndexWriter:
         if not records:
             return CommitResult(inserted=0, repeated=0, superseded=(), conflicting=())
         records = [_cleaned(record) for record in records]
-        with self._committing() as (session, lake):
+        with self.committing() as (session, lake):
             plan = plan_keys(records, read_keys(session, {record.SOPInstanceUID for record in records}))
             unknown = self._known.unknown(plan.winners.values())
             familiar = read_series(session, {study for level in (Level.STUDY, Level.SERIES) for study, *_ in unknown[level]})
@@ -97,8 +97,8 @@ class LakeIndexWriter:
     def mark_verified(self, objects: Iterable[StoredObject], when: datetime) -> None:
         """Set `verified_at` of instances. Idempotent; objects that the index does not, or no longer, name are ignored."""
         read = list(objects)
-        with self._committing() as (session, lake):
-            with self._files.transaction(lake):
+        with self.committing() as (session, lake):
+            with self.files.transaction(lake):
                 lake.execute(
                     "UPDATE lake.instance SET verified_at = ? WHERE (SOPInstanceUID, sha256) IN"
                     " (SELECT (unnest(?::VARCHAR[]), unnest(?::VARCHAR[])))",
@@ -108,7 +108,7 @@ class LakeIndexWriter:
 
     def flush(self) -> None:
         """Move rows that are still in the catalog to Parquet, and merge small files. Good for idle moments."""
-        with self._committing() as (session, lake):
+        with self.committing() as (session, lake):
             self._maintenance.run(session, lake)
 
     def close(self) -> None:
@@ -117,8 +117,11 @@ class LakeIndexWriter:
             self._disconnect()
 
     @contextmanager
-    def _committing(self) -> Iterator[tuple[Session, duckdb.DuckDBPyConnection]]:
-        """Be the only committer. After any error all connections are made anew."""
+    def committing(self) -> Iterator[tuple[Session, duckdb.DuckDBPyConnection]]:
+        """Be the only committer: the session that holds the keys, and the lake. After any error all connections are made anew.
+
+        What the body writes to the lake goes into a `files.transaction`.
+        """
         with self._turn:
             try:
                 session = self._lock()
@@ -160,6 +163,7 @@ class LakeIndexWriter:
         """See to it that no earlier committer can still change the lake."""
         if session.run("SELECT 1 FROM pacs.committer WHERE holder = :name", name=self._name):
             return
+        self._known = _KnownEntities()  # whoever committed meanwhile may have restored or rebuilt the index
         session.run(
             "SELECT pg_terminate_backend(pid, :patience) FROM pg_stat_activity WHERE datname = current_database()"
             " AND application_name LIKE 'pacs-commit %' AND application_name <> :name AND state <> 'idle'",
@@ -178,7 +182,7 @@ class LakeIndexWriter:
         familiar: set[tuple[str, str]],
     ) -> None:
         """One lake transaction: new patients, studies and series, which keep their first form, then the instances."""
-        with self._files.transaction(lake):
+        with self.files.transaction(lake):
             if stale:
                 lake.execute("DELETE FROM lake.instance WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))", [list(stale)])
             for level, new in _absent(lake, unknown, familiar).items():
