@@ -35,10 +35,21 @@ url = "/data/pacs"
 
 [tiers.warm]
 url = "s3://imaging/warm"
-options = { endpoint_url = "https://minio.hospital.example" }
+endpoint = "https://s3.hospital.example"
+server_side_encryption = "AES256"
+concurrency = 16
+
+[tiers.cold]
+url = "az://imaging/cold"
+access_tier = "Archive"
+timeout = 120
 ```
 
-The same in the environment: `PACS_TIERS__WARM__URL=s3://imaging/warm`.
+The same in the environment: `PACS_TIERS__WARM__URL=s3://imaging/warm`. A setting that the tier's kind of storage does not know is an
+error.
+
+Credentials are found by the clients of the providers: `AWS_ACCESS_KEY_ID`, a profile, a role of the machine; for Azure
+`AZURE_STORAGE_CONNECTION_STRING`, `AZURE_STORAGE_ACCOUNT_NAME` with `AZURE_STORAGE_ACCOUNT_KEY` or a managed identity.
 """
 
 OUTRO = """\
@@ -87,7 +98,7 @@ def _allowed(field: FieldInfo) -> str:
         name: getattr(rule, name) for rule in field.metadata for name in ("ge", "le", "pattern") if getattr(rule, name, None) is not None
     }
     if "pattern" in bounds:
-        return ", ".join(f"`{value}`" for value in bounds["pattern"].strip("^$()").split("|"))
+        return ", ".join(f"`{value}`" if value else "empty" for value in bounds["pattern"].strip("^$()").split("|"))
     if bounds:
         return f"{bounds['ge']} to {bounds['le']}"
     return {"str": "text", "Path": "a path"}.get(getattr(kind, "__name__", ""), "a table")

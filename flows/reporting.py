@@ -27,6 +27,11 @@ class RunRecord:
         self._parameters = parameters
         self._state, self._summary = "failed", dict[str, object]()
 
+    @property
+    def run_id(self) -> str:
+        """What the index knows this run by."""
+        return self._id
+
     def __enter__(self) -> Self:
         self._runs.start(self._id, self._flow, started_at=datetime.now(UTC), parameters=self._parameters)
         return self
@@ -61,11 +66,15 @@ class Progress:
             self._shown = percent
 
 
+def publish_table(key: str, description: str, rows: Sequence[dict[str, Any]]) -> None:
+    """A table; also when it has no rows, so that the newest table is the newest run's."""
+    left_out = f"; the first {_ROWS} are shown" if len(rows) > _ROWS else ""
+    create_table_artifact(list(rows[:_ROWS]) or [{"none": ""}], key=key, description=description + left_out)
+
+
 def publish_problems(key: str, problems: Sequence[Problem]) -> None:
-    """The table of damaged objects; also when there are none, so that the newest table is the newest run's."""
-    rows: list[dict[str, Any]] = [asdict(problem) for problem in problems[:_ROWS]]
-    left_out = f"; the first {_ROWS} are shown" if len(problems) > _ROWS else ""
-    create_table_artifact(rows or [{"damage": "none"}], key=key, description=f"{len(problems)} problems{left_out}")
+    """The table of damaged objects."""
+    publish_table(key, f"{len(problems)} problems", [asdict(problem) for problem in problems])
 
 
 def publish_summary(key: str, title: str, sentence: str, figures: Mapping[str, object]) -> None:

@@ -121,6 +121,122 @@ class StoredObject:
     sha256: str
 
 
+class CopyState(StrEnum):
+    """What a copy is good for."""
+
+    ARRIVING = "arriving"  # being made; there may be no object yet, or part of one
+    HELD = "held"  # good
+    LEAVING = "leaving"  # to be removed
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """An object of an instance beside the one that holds it.
+
+    Attributes:
+        member: where the object at `path` is a package of a study: the name in it; otherwise "".
+        size: bytes of the instance's object, which a package has as it was.
+        since: when it was last made, timezone-aware.
+        verified_at: when it was last read and found good, or None.
+        run: the flow run that made it.
+    """
+
+    SOPInstanceUID: UID
+    SeriesInstanceUID: UID
+    StudyInstanceUID: UID
+    tier: str
+    path: str
+    member: str
+    size: int
+    sha256: str
+    state: CopyState
+    since: datetime
+    verified_at: datetime | None
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFacts:
+    """A study as far as it is on one tier.
+
+    Attributes:
+        received_at: when its newest instance there was received.
+        used_at: when it was last received or retrieved.
+        modalities: of its series.
+        on_hold: whether somebody has said that it is to be kept.
+    """
+
+    StudyInstanceUID: UID
+    tier: str
+    instances: int
+    bytes: int
+    received_at: datetime
+    used_at: datetime
+    modalities: tuple[str, ...] = ()
+    on_hold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Who changes where instances are, and why.
+
+    Attributes:
+        run: the flow run's id.
+        flow: its flow.
+        action: what is done to a study, as a past participle: "migrated", "archived", "removed", …
+        policy: the rule that it follows, or "manual".
+        at: when, timezone-aware.
+    """
+
+    run: str
+    flow: str
+    action: str
+    policy: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A study that retention must not touch, from now until an instant or, with None, for ever."""
+
+    StudyInstanceUID: UID
+    reason: str
+    placed_by: str
+    placed_at: datetime | None = None
+    until: datetime | None = None
+
+
+class RemovedState(StrEnum):
+    """How far the removal of an instance has come."""
+
+    LEAVING = "leaving"  # out of the keys; a run works on the rest, or was killed while it did
+    QUARANTINED = "quarantined"  # out of the index; the object is kept
+    RESTORED = "restored"
+    DESTROYED = "destroyed"
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """An instance that retention has taken out, with what it was held as.
+
+    Attributes:
+        destroy_after: until when it can be brought back.
+    """
+
+    SOPInstanceUID: UID
+    SeriesInstanceUID: UID
+    StudyInstanceUID: UID
+    tier: str
+    path: str
+    size: int
+    sha256: str
+    state: RemovedState
+    removed_at: datetime
+    destroy_after: datetime
+    policy: str
+    run: str
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceRecord:
     """One stored instance, as journalled and indexed."""
@@ -161,6 +277,22 @@ class Peer:
     ae_title: AETitle
     host: str
     port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """A study that somebody wants back from where it must be rehydrated first.
+
+    Attributes:
+        wanted_at: when somebody first did.
+        asked_at: when its provider was asked for all of it; None if that is still to be done.
+        available_at: when all of it could be read; None until then.
+    """
+
+    StudyInstanceUID: UID
+    wanted_at: datetime
+    asked_at: datetime | None = None
+    available_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

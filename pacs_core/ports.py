@@ -4,15 +4,29 @@ Every method may raise UnavailableError (StorageFull, StorageUnavailable, IndexU
 answer; nothing else of a third party ever crosses a seam.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from typing_extensions import Buffer
 
-from pacs_core.model import Availability, Header, InstanceRecord, Peer, Query, StoredObject
+from pacs_core.model import (
+    UID,
+    Availability,
+    Change,
+    Copy,
+    Header,
+    InstanceRecord,
+    Peer,
+    Query,
+    Recall,
+    Removed,
+    RemovedState,
+    StoredObject,
+)
 
 # Told of bytes as they are transferred.
 Progress = Callable[[int], None]
@@ -93,6 +107,21 @@ class LandingStore(Protocol):
     def set_aside(self, path: str, *, reason: str) -> str:
         """Move a placed object into quarantine, durably; returns where, for the log. ObjectMissing if there is none."""
 
+    def retire(self, path: str, sha256: str) -> None:
+        """Move the object that hashes so out of the archive's sight, durably. Repeatable. ObjectMissing if it is in neither place.
+
+        Whatever else has the name by now keeps it.
+        """
+
+    def retired(self, sha256: str) -> Path:
+        """A retired object as a local file, whether or not there is one."""
+
+    def revive(self, path: str, sha256: str) -> bool:
+        """Give a retired object its name again, durably; it stays retired as well. False if the name is taken. ObjectMissing."""
+
+    def destroy(self, sha256: str) -> None:
+        """Remove a retired object for good. Idempotent."""
+
     def sweep(self) -> int:
         """Remove incoming files that dead processes left; returns how many. Safe beside live writers."""
 
@@ -139,6 +168,20 @@ class ObjectStore(Protocol):
 
     def rehydrate(self, path: str) -> None:
         """Ask the provider to make an archived object readable. Returns at once; repeatable; nothing happens to one that is."""
+
+
+class ObjectCache(Protocol):
+    """Local copies of remote objects, by SHA-256. Thread-safe; several processes may share one."""
+
+    def open(self, sha256: str, size: int, fetch: Callable[[Path], None]) -> tuple[int, bool]:
+        """A descriptor of an object that nothing can take away, and whether it was fetched for it.
+
+        `fetch` is called where the object is not held, with the name of a file to make; what it raises is raised. It checks what it
+        fetches: what is fresh is right, what is not has the right length. StorageFull if there is no room even for this one object.
+        """
+
+    def discard(self, sha256: str) -> None:
+        """Forget an object. Idempotent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +262,124 @@ class IndexReader(Protocol):
 
     def locate(self, query: Query) -> Sequence[StoredObject]:
         """The instances below the entities that the query's unique keys name (PS3.4 C.4.2.1.4.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """Objects to be removed, and those of them that have been."""
+
+    copies: tuple[Copy, ...]
+    gone: list[Copy] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyTotals:
+    """What a run did to studies, summed up."""
+
+    action: str
+    from_tier: str
+    to_tier: str
+    studies: int
+    instances: int
+    bytes: int
+
+
+class Locations(Protocol):
+    """Where instances are, and how that is changed so that a crash at any line leaves every object known and every instance held.
+
+    An object that does not hold its instance has an entry as a copy before it is made, and until after it is removed. Whoever works on a
+    study holds its lock, and first removes what an earlier run has left on its way.
+    """
+
+    def locked(self, studies: Iterable[UID]) -> AbstractContextManager[frozenset[UID]]:
+        """Be the only one who works on these studies; those that somebody else works on are left out."""
+
+    def objects(self, studies: Sequence[UID]) -> Sequence[StoredObject]:
+        """The objects that hold the instances of studies now."""
+
+    def copies(self, studies: Sequence[UID]) -> Sequence[Copy]:
+        """All other objects of studies, whatever their state."""
+
+    def announce(self, objects: Sequence[StoredObject], tier: str, run: str) -> frozenset[UID]:
+        """Enter copies of these objects on a tier, under the same paths, as arriving; the instances of which one may now be made."""
+
+    def moved(self, objects: Sequence[StoredObject], tier: str, change: Change, *, keep: bool = False) -> frozenset[UID]:
+        """The objects' announced copies on a tier are good: they are now what holds the instances.
+
+        Those that have been replaced or moved meanwhile keep their place; the instances that changed it are returned. The old
+        objects become leaving, or, with `keep`, further copies.
+        """
+
+    def copied(self, objects: Sequence[StoredObject], tier: str, change: Change) -> frozenset[UID]:
+        """The objects' announced copies on a tier are good and stay beside them; returns the instances they are good for."""
+
+    def catch_up(self, studies: Sequence[UID], change: Change) -> None:
+        """Let the index say of studies what `objects` says: a run may have died between the two."""
+
+    def departing(self, studies: Sequence[UID]) -> AbstractContextManager[Departure]:
+        """The objects of studies that are to be removed: arriving ones of runs that are over, and leaving ones.
+
+        Only while the context lasts may they be, and only what is then entered as gone is forgotten: nobody else can make a copy
+        under such a name in the meantime.
+        """
+
+    def unsettled_studies(self) -> Sequence[UID]:
+        """Studies with copies that are arriving or leaving."""
+
+    def totals(self, run: str) -> Sequence[StudyTotals]:
+        """What a run has done, by action and tiers."""
+
+
+class Removals(Protocol):
+    """Instances that retention takes out of the index. What is removed is written down in the transaction that does it."""
+
+    def take_out(self, objects: Sequence[StoredObject], change: Change, destroy_after: datetime) -> frozenset[UID]:
+        """Take instances out of the index, unless their study is on hold or they have been moved or replaced; those that were."""
+
+    def forget_rows(self, removed: Sequence[Removed], change: Change) -> None:
+        """Let the lake no longer tell of instances that have no key, nor of series, studies and patients of which nothing is left."""
+
+    def all(self, state: RemovedState, *, study: str = "", due_at: datetime | None = None) -> Sequence[Removed]:
+        """What is in a state, of one study or of all, and due to be destroyed at an instant."""
+
+    def enter(self, removed: Sequence[Removed], state: RemovedState, change: Change) -> None:
+        """Enter a new state of some, and, where it is an end, what has happened to their studies."""
+
+    def in_use(self, removed: Sequence[Removed]) -> frozenset[tuple[str, str]]:
+        """Tiers and paths, of those of removed objects, under which an instance or a copy is held by now."""
+
+
+class Copies(Protocol):
+    """Where else instances are than where they were looked for. Thread-safe."""
+
+    def copies(self, SOPInstanceUIDs: Sequence[UID]) -> Mapping[UID, Sequence[StoredObject]]:
+        """For each instance where the index has it now, then its further copies. All are to hash as they say themselves."""
+
+
+class Recalls(Protocol):
+    """The studies that somebody wants and whose provider must be asked for them. Durable; every method may be repeated."""
+
+    def want(self, study: UID) -> None:
+        """Somebody wants it. Nothing changes where that is known; one that was available begins anew."""
+
+    def wanted(self) -> Sequence[Recall]:
+        """Those that are not available yet, in the order in which they were wanted."""
+
+    def asked(self, study: UID) -> None:
+        """The provider has been asked for all of it. The first time is remembered."""
+
+    def available(self, study: UID) -> None:
+        """All of it can be read."""
+
+    def done(self, study: UID) -> None:
+        """Forget it."""
+
+
+class StudyAccesses(Protocol):
+    """When studies were last retrieved."""
+
+    def record(self, studies: Sequence[UID]) -> None:
+        """They are being retrieved now. Repeatable."""
 
 
 class PeerDirectory(Protocol):

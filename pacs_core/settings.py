@@ -6,9 +6,9 @@ A setting `x` is `PACS_X` in the environment and `x = …` in `<home>/pacs.toml`
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from pacs_core.errors import ConfigurationError
@@ -16,6 +16,14 @@ from pacs_core.model import Duplicates, InvalidUIDs, Layout
 
 DEFAULT_HOME = Path("~/pacs")
 TIER_NAMES = ("hot", "warm", "cold")
+
+_KINDS = {"s3": "s3", "s3a": "s3", "az": "az", "abfs": "az", "abfss": "az"}
+# The settings of a tier that only some kinds of storage know.
+_ONLY = {
+    **dict.fromkeys(("endpoint", "multipart_threshold"), ("s3", "az")),
+    **dict.fromkeys(("part_size", "storage_class", "rehydrated_days", "server_side_encryption", "kms_key_id"), ("s3",)),
+    **dict.fromkeys(("block_size", "access_tier", "rehydrated_tier"), ("az",)),
+}
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -33,8 +41,106 @@ class TierSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    url: str = Field(description="Where the tier keeps its objects: a path, `file://`, `s3://bucket/prefix` or `az://container/prefix`.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Passed to the fsspec file system (endpoint, credentials, …).")
+    url: str = Field(
+        description="Where the tier keeps its objects: a path, `file://`, `s3://bucket/prefix`, `az://container/prefix` or any other URL of fsspec."
+    )
+    endpoint: str = Field("", description="The URL of the service, where it is not the provider's own. `s3://`, `az://`.")
+    concurrency: int = Field(8, ge=1, le=256, description="Requests to the tier at once per process.")
+    timeout: float = Field(
+        60,
+        ge=1,
+        le=3600,
+        description="Seconds in which one request is answered, its repetitions included; a part has to get through in that time.",
+    )
+    connect_timeout: float = Field(10, ge=0.1, le=600, description="Seconds in which a connection is made.")
+    multipart_threshold: int = Field(
+        100 << 20,
+        ge=0,
+        le=5_000 << 20,
+        description="Bytes above which a file is sent in parts; up to it, it is in memory while it is sent. `s3://`, `az://`.",
+    )
+    part_size: int = Field(10 << 20, ge=5 << 20, le=5_000 << 20, description="Bytes of a part. `s3://`.")
+    block_size: int = Field(4 << 20, ge=64 << 10, le=100 << 20, description="Bytes of a block. `az://`.")
+    access_tier: str = Field(
+        "", pattern="^(|Hot|Cool|Cold|Archive)$", description="The access tier that objects are put into; empty: the account's. `az://`."
+    )
+    rehydrated_tier: str = Field(
+        "Hot", pattern="^(Hot|Cool|Cold)$", description="The access tier into which archived objects are rehydrated. `az://`."
+    )
+    storage_class: str = Field(
+        "",
+        pattern="^(|STANDARD|STANDARD_IA|ONEZONE_IA|INTELLIGENT_TIERING|REDUCED_REDUNDANCY|GLACIER_IR|GLACIER|DEEP_ARCHIVE)$",
+        description="The storage class that objects are put into; empty: the bucket's. `s3://`.",
+    )
+    rehydrated_days: int = Field(
+        7, ge=1, le=3650, description="Days for which an archived object stays readable after it was rehydrated. `s3://`."
+    )
+    server_side_encryption: str = Field(
+        "", pattern="^(|AES256|aws:kms)$", description="How objects are encrypted by the service; empty: as the bucket says. `s3://`."
+    )
+    kms_key_id: str = Field("", description="The key of `aws:kms`; empty: the account's. `s3://`.")
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Anything else that the fsspec file system takes. Credentials are better left to the environment or the platform.",
+    )
+
+    @model_validator(mode="after")
+    def _suits_its_url(self) -> Self:
+        kind = _KINDS.get(self.url.partition("://")[0], "")
+        for name in sorted(self.model_fields_set & set(_ONLY)):
+            if kind not in _ONLY[name]:
+                raise ValueError(f"{name} is of {' and '.join(f'{each}://' for each in _ONLY[name])} only, and the url is {self.url}")
+        if self.kms_key_id and self.server_side_encryption != "aws:kms":
+            raise ValueError("kms_key_id needs server_side_encryption = 'aws:kms'")
+        if self.server_side_encryption == "aws:kms" and self.storage_class in ("GLACIER", "DEEP_ARCHIVE"):
+            raise ValueError(
+                f"aws:kms and {self.storage_class} exclude each other: S3 tells no checksum of such an object, and it cannot be read back to verify it"
+            )
+        return self
+
+
+class StudySelection(BaseModel):
+    """Which studies a rule is for. What is left out asks nothing; all that is given must hold."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="The rule's name, which the index keeps with what it did.")
+    older_than_days: float = Field(0, ge=0, le=36_500, description="Days since the newest instance of the study was received.")
+    unused_days: float = Field(0, ge=0, le=36_500, description="Days since the study was last received or retrieved.")
+    modalities: list[str] = Field(default_factory=list, description="The study has a series of one of these modalities.")
+    min_bytes: int = Field(0, ge=0, description="The study has at least so many bytes on the tier.")
+    max_bytes: int | None = Field(None, ge=0, description="The study has at most so many bytes on the tier.")
+
+
+class MigrationRule(StudySelection):
+    """A `[[migrations]]` table: studies that move from a tier to another."""
+
+    source: str = Field(description="The tier they are on.")
+    target: str = Field(description="The tier they move to.")
+    above: float | None = Field(
+        None, gt=0, le=1, description="Act only while the file system of a local `source` is fuller, as a share from 0 to 1."
+    )
+    below: float | None = Field(None, gt=0, le=1, description="Stop once it is less full, as a share from 0 to 1. Given with `above`.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "MigrationRule":
+        if self.source == self.target:
+            raise ValueError("source and target are the same tier")
+        if (self.above is None) != (self.below is None) or (self.above or 0) < (self.below or 0):
+            raise ValueError("above and below are given together, and above is the larger one")
+        return self
+
+
+class RetentionRule(StudySelection):
+    """A `[[retentions]]` table: studies that are removed from the archive."""
+
+    tiers: list[str] = Field(default_factory=list, description="Only what is on these tiers; empty: on any.")
+    require_copy: bool = Field(
+        True, description="Remove only instances of which a further copy is held, read and found good at that moment."
+    )
+    undo_days: float = Field(
+        7, ge=0, le=3650, description="Days in quarantine, in which the removal can be undone; then the objects are destroyed."
+    )
 
 
 class Settings(BaseSettings):
@@ -94,6 +200,16 @@ class Settings(BaseSettings):
         description="The tiers `hot` (where instances land; a local path), `warm` and `cold`. Default: hot only, at `<home>/hot`.",
     )
 
+    migrations: list[MigrationRule] = Field(
+        default_factory=list,
+        description="Rules that the flow `migrate` follows, tables `[[migrations]]` of `pacs.toml`; a study follows the first one that names it.",
+    )
+
+    retentions: list[RetentionRule] = Field(
+        default_factory=list,
+        description="Rules that the flow `cleanup` follows, tables `[[retentions]]` of `pacs.toml`; a study follows the first one that names it. Without a rule nothing is ever removed.",
+    )
+
     reserve_bytes: int = Field(
         512 << 20,
         ge=0,
@@ -106,6 +222,17 @@ class Settings(BaseSettings):
         ge=0,
         le=1 << 40,
         description="What each process that receives preallocates at most for small instances that are acknowledged and not synced to their own files yet; a burst of that size is taken in fastest. Never more than an eighth of the file system.",
+    )
+
+    cache_bytes: int = Field(
+        10 << 30,
+        ge=0,
+        le=1 << 50,
+        description="What `<home>/cache` keeps at most of objects that were fetched from remote tiers; never more than a tenth of the file system, and nothing while less than a twentieth of that is free. 0: nothing is kept beyond the retrieve that fetched it.",
+    )
+    verify_on_read: bool = Field(
+        True,
+        description="Whether the bytes of local objects are hashed before C-MOVE and C-GET send the last of them. What comes from a remote tier always is.",
     )
 
     catalog_url: str = Field(
@@ -159,6 +286,16 @@ class Settings(BaseSettings):
         return self.home / "journal"
 
     @property
+    def scratch_directory(self) -> Path:
+        """For objects on their way between two remote tiers; worthless when nothing runs."""
+        return self.home / "run" / "scratch"
+
+    @property
+    def cache_directory(self) -> Path:
+        """Objects that were fetched from remote tiers."""
+        return self.home / "cache"
+
+    @property
     def scheduler_address(self) -> str:
         """The Dask scheduler that flows run on."""
         return self.dask_address or f"tcp://127.0.0.1:{self.dask_port}"
@@ -201,6 +338,14 @@ def _complete(settings: Settings) -> Settings:
         raise ConfigurationError(
             f"tiers.hot.url: instances land on a local path, not on {hot.split('://')[0]}://; put remote storage in tiers.warm or tiers.cold"
         )
+    for rule in settings.migrations:
+        if missing := {rule.source, rule.target} - set(tiers):
+            raise ConfigurationError(f"migrations: rule {rule.name} names the tier {', '.join(sorted(missing))}, which is not configured")
+    for retention in settings.retentions:
+        if missing := set(retention.tiers) - set(tiers):
+            raise ConfigurationError(
+                f"retentions: rule {retention.name} names the tier {', '.join(sorted(missing))}, which is not configured"
+            )
     return settings.model_copy(update={"tiers": tiers})
 
 
@@ -210,4 +355,6 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         known = ", ".join(sorted(Settings.model_fields))
         return f"{name}: there is no such setting; the settings are {known}"
+    if isinstance(error["input"], dict) or ".options" in name:  # may hold credentials
+        return f"{name}: {error['msg']}"
     return f"{name}: {error['msg']} (given: {error['input']!r}; set it as PACS_{name.upper().replace('.', '__')} or in pacs.toml)"

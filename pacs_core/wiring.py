@@ -1,13 +1,18 @@
 """The only place that picks implementations and hands them their values from the settings."""
 
+import os
 import resource
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Self
 
 import structlog
 
+from pacs_core.archive.accesses import AccessLog
 from pacs_core.archive.importing import Importer
 from pacs_core.archive.indexing import Committer, wait_until_committed
 from pacs_core.archive.ingest import Ingest
@@ -20,17 +25,25 @@ from pacs_core.dimse.services.query import QueryService
 from pacs_core.dimse.services.retrieve import Retrieve
 from pacs_core.dimse.services.storage import Storage
 from pacs_core.dimse.services.verification import Verification
-from pacs_core.errors import UnavailableError
+from pacs_core.errors import ConfigurationError, PacsError, UnavailableError
 from pacs_core.index.commit import LakeIndexWriter
+from pacs_core.index.copies import CopyReader
 from pacs_core.index.lake import LakeReader, prepare_index
-from pacs_core.index.operational import FlowRuns, Peers
+from pacs_core.index.locations import LakeLocations
+from pacs_core.index.operational import FlowRuns, Peers, Plans, Recalls, StudyAccesses
 from pacs_core.index.postgres import Database
 from pacs_core.index.reader import LakeIndexReader
+from pacs_core.index.removals import Holds, LakeRemovals
 from pacs_core.index.sql import SQLSession
+from pacs_core.lifecycle.moving import Mover
+from pacs_core.lifecycle.retention import Retention
+from pacs_core.lifecycle.rules import Fill, MigrationRule, RetentionRule, Selection, Watermarks
 from pacs_core.ports import ObjectStore
-from pacs_core.settings import Settings
+from pacs_core.settings import Settings, StudySelection, TierSettings
+from pacs_core.storage.cache import ObjectCache
 from pacs_core.storage.journal import SegmentJournal
 from pacs_core.storage.landing import LandingDirectory
+from pacs_core.storage.options import TierOptions
 from pacs_core.storage.tiers import open_tier
 from pacs_core.storage.uncommitted import JournalReader
 from pacs_core.supervisor.postgres import catalog_url
@@ -41,11 +54,18 @@ log = structlog.get_logger(__name__)
 _PREPARE_AGAIN = 0.5  # seconds
 _PREPARE_AGAIN_AFTER_CRASH = 10.0
 _JOIN_TIMEOUT = 3.0
+_SETTLING_PATIENCE = 60.0
+_RECALL_AT_MOST_EVERY = 30.0
+_FLOW_TIMEOUT = 5.0
 
 
 def stores(settings: Settings) -> Mapping[str, ObjectStore]:
     """The configured tiers by name."""
-    return {name: open_tier(tier.url, tier.options) for name, tier in settings.tiers.items()}
+    return {name: open_tier(tier.url, _options(tier)) for name, tier in settings.tiers.items()}
+
+
+def _options(tier: TierSettings) -> TierOptions:
+    return TierOptions(filesystem=tier.options, **tier.model_dump(exclude={"url", "options"}))
 
 
 def landing(settings: Settings) -> LandingDirectory:
@@ -101,9 +121,160 @@ def association_pool(settings: Settings) -> AssociationPool:
     )
 
 
+def locations(settings: Settings) -> LakeLocations:
+    """Where instances are. To be closed."""
+    return LakeLocations(catalog_url(settings), index_writer(settings))
+
+
+def mover(settings: Settings, where: LakeLocations) -> Mover:
+    """Moves objects between tiers."""
+    return Mover(stores(settings), where, landing(settings), settings.scratch_directory)
+
+
+def migration_rules(settings: Settings, now: datetime) -> Sequence[MigrationRule]:
+    """The rules of the settings, as they read at an instant."""
+    return [
+        MigrationRule(
+            name=rule.name,
+            source=rule.source,
+            target=rule.target,
+            selection=_selection(rule, now),
+            watermarks=Watermarks(rule.above, rule.below) if rule.above is not None and rule.below is not None else None,
+        )
+        for rule in settings.migrations
+    ]
+
+
+def retention_rules(settings: Settings, now: datetime) -> Sequence[RetentionRule]:
+    """The rules of the settings, as they read at an instant."""
+    return [RetentionRule(rule.name, tuple(rule.tiers or settings.tiers), _selection(rule, now)) for rule in settings.retentions]
+
+
+def removals(settings: Settings) -> LakeRemovals:
+    """Takes instances out of the index. To be closed."""
+    return LakeRemovals(catalog_url(settings), index_writer(settings))
+
+
+def retention(settings: Settings, where: LakeLocations, out: LakeRemovals) -> Retention:
+    """Removes studies."""
+    return Retention(
+        stores(settings),
+        where,
+        out,
+        landing(settings),
+        settings.scratch_directory,
+        lambda: wait_until_committed(journal(settings), _SETTLING_PATIENCE),
+    )
+
+
+def holds(settings: Settings) -> Holds:
+    """What retention must not touch."""
+    return Holds(Database(catalog_url(settings)))
+
+
+def _selection(rule: StudySelection, now: datetime) -> Selection:
+    return Selection(
+        received_before=now - timedelta(days=rule.older_than_days) if rule.older_than_days else None,
+        used_before=now - timedelta(days=rule.unused_days) if rule.unused_days else None,
+        modalities=tuple(rule.modalities),
+        at_least=rule.min_bytes,
+        at_most=rule.max_bytes,
+    )
+
+
+def fill(settings: Settings, tier: str) -> Fill:
+    """How full a local tier's file system is, without what only root may use. ConfigurationError for a remote tier, which is never full."""
+    url = settings.tiers[tier].url
+    if "://" in url and not url.startswith("file:///"):
+        raise ConfigurationError(
+            f"tiers.{tier} is at {url.split('://')[0]}://, where nothing is ever full; a rule with above and below needs a local tier"
+        )
+    root = Path(url.removeprefix("file://"))
+    while not root.exists():
+        root = root.parent
+    room = os.statvfs(root)
+    capacity = (room.f_blocks - room.f_bfree + room.f_bavail) * room.f_frsize
+    return Fill(used=capacity - room.f_bavail * room.f_frsize, capacity=capacity)
+
+
+def plans(settings: Settings) -> Plans:
+    """What dry runs have planned."""
+    return Plans(Database(catalog_url(settings)))
+
+
 def flow_runs(settings: Settings) -> FlowRuns:
     """What the flows did."""
     return FlowRuns(Database(catalog_url(settings)))
+
+
+def recalls(settings: Settings) -> Recalls:
+    """The studies that are wanted back from an archive class."""
+    return Recalls(Database(catalog_url(settings)))
+
+
+def copies(settings: Settings) -> CopyReader:
+    """Where else instances are."""
+    return CopyReader(Database(catalog_url(settings)))
+
+
+@contextmanager
+def retrieval(settings: Settings) -> Iterator[Retrieval]:
+    """The way out."""
+    database = Database(catalog_url(settings))
+    with (
+        closing(database),
+        closing(AccessLog(StudyAccesses(database))) as accesses,
+        closing(
+            Retrieval(
+                stores(settings),
+                ObjectCache(settings.cache_directory, limit=settings.cache_bytes),
+                copies=CopyReader(database),
+                recalls=Recalls(database),
+                recall=RecallStarter(settings.prefect_api_url),
+                accesses=accesses,
+                verify=settings.verify_on_read,
+            )
+        ) as reading,
+    ):
+        yield reading
+
+
+class RecallStarter:
+    """Runs the flow `recall` now, if a Prefect server answers; its schedule does later what this cannot. Called from any thread.
+
+    Args:
+        api_url: of the Prefect server.
+        run: starts a flow run; PacsError if that is impossible.
+    """
+
+    def __init__(self, api_url: str, *, run: Callable[[str], None] | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        self._api_url = api_url
+        self._start_run = run or _run_recall
+        self._now = now
+        self._last = float("-inf")
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        """Returns at once and never fails; does nothing where it has been called a moment before."""
+        with self._lock:
+            if self._now() - self._last < _RECALL_AT_MOST_EVERY:
+                return
+            self._last = self._now()
+        threading.Thread(target=self._run, name="recall", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._start_run(self._api_url)
+        except PacsError as exc:
+            log.debug("recall_not_started", reason=str(exc))
+
+
+def _run_recall(api_url: str) -> None:
+    # Imported here: a listener that never recalls anything starts sooner without an HTTP client.
+    from pacs_core.supervisor.flow_api import FlowApi
+
+    with FlowApi(api_url, timeout=_FLOW_TIMEOUT) as api:
+        api.run("recall")
 
 
 def prepare(settings: Settings) -> None:
@@ -202,17 +373,21 @@ def importer(settings: Settings) -> Iterator[Importer]:
 def listener(settings: Settings) -> Iterator[Listener]:
     """One listener process: every service on the DICOM port. It answers as soon as it is bound; the index is opened later."""
     raise_descriptor_limit()
-    with closing(journal(settings, content_bytes=settings.journal_bytes)) as to, closing(association_pool(settings)) as pool:
-        yield _listener(settings, to, pool)
+    with (
+        closing(journal(settings, content_bytes=settings.journal_bytes)) as to,
+        closing(association_pool(settings)) as pool,
+        retrieval(settings) as reading,
+    ):
+        yield _listener(settings, to, pool, reading)
 
 
-def _listener(settings: Settings, to: SegmentJournal, pool: AssociationPool) -> Listener:
+def _listener(settings: Settings, to: SegmentJournal, pool: AssociationPool, reading: Retrieval) -> Listener:
     queries, timings = Queries(index_reader(settings), to), Timings()
     services = (
         Verification(),
         Storage(ingest(settings, to), timings, private=settings.accept_private_sop_classes),
         QueryService(queries, ae_title=settings.ae_title),
-        Retrieve(queries, Retrieval(stores(settings)), peers(settings), pool, timings),
+        Retrieve(queries, reading, peers(settings), pool, timings),
     )
     limits = Limits(
         associations=settings.max_associations,

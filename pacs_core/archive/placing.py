@@ -13,7 +13,7 @@ from pacs_core.dicom.file_meta import read_file_meta
 from pacs_core.dicom.part10 import same_data_set, scan_file
 from pacs_core.dicom.scan import ScanResult
 from pacs_core.errors import ChecksumMismatch, DuplicateInstance, ObjectMissing, RequestError, StorageUnavailable
-from pacs_core.model import UID, Duplicates, InstanceRecord, StoreRequest
+from pacs_core.model import UID, Duplicates, InstanceRecord, StoredObject, StoreRequest
 from pacs_core.ports import Incoming, LandingStore
 from pacs_core.storage.layout import replacement_path
 
@@ -109,7 +109,7 @@ def _replacement(arrived: InstanceRecord) -> InstanceRecord:
     return dataclasses.replace(arrived, path=replacement_path(arrived.path, arrived.sha256))
 
 
-def is_intact(landing: LandingStore, record: InstanceRecord) -> bool:
+def is_intact(landing: LandingStore, record: InstanceRecord | StoredObject) -> bool:
     """Whether the object that a record names is there with the bytes that the record tells of."""
     try:
         with landing.local_path(record.path).open("rb") as file:
@@ -159,16 +159,26 @@ def _compare(holder: Path, arrived: InstanceRecord, incoming: Incoming) -> tuple
 
 def _record_of_holder(holder: Path, arrived: InstanceRecord) -> InstanceRecord:
     """The journal record of the object that holds a name, made from the object alone. Errors as `_compare`."""
-    with holder.open("rb") as file:
+    record = record_of_file(holder, tier=arrived.tier, path=arrived.path)
+    if record.SOPInstanceUID != arrived.SOPInstanceUID:
+        raise ChecksumMismatch(f"the object that holds {arrived.path} is damaged: it names another instance")
+    return record
+
+
+def record_of_file(file_path: Path, *, tier: str, path: str) -> InstanceRecord:
+    """The record of an object of this archive, made from its bytes alone.
+
+    OSError; RequestError if it cannot be read as DICOM, ChecksumMismatch if it does not say where it came from: every object of
+    ours does.
+    """
+    with file_path.open("rb") as file:
         # Read as a whole before it is mapped: a sector that cannot be read is an error here and a signal there.
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()
         file.seek(0)
         meta = read_file_meta(file)
         scanned = scan_file(file, transfer_syntax=meta.TransferSyntaxUID, data_offset=meta.data_offset)
-    if scanned.SOPInstanceUID != arrived.SOPInstanceUID:
-        raise ChecksumMismatch(f"the object that holds {arrived.path} is damaged: it names another instance")
-    if meta.origin is None:  # every object of ours says where it came from
-        raise ChecksumMismatch(f"the object that holds {arrived.path} is damaged: it does not say where it came from")
-    request = StoreRequest(UID(scanned.SOPClassUID), arrived.SOPInstanceUID, UID(meta.TransferSyntaxUID), meta.origin)
-    return record_of(request, scanned, tier=arrived.tier, path=arrived.path, size=size, sha256=sha256, replaces=False)
+    if meta.origin is None:
+        raise ChecksumMismatch(f"the object {path} is damaged: it does not say where it came from")
+    request = StoreRequest(UID(scanned.SOPClassUID), UID(scanned.SOPInstanceUID), UID(meta.TransferSyntaxUID), meta.origin)
+    return record_of(request, scanned, tier=tier, path=path, size=size, sha256=sha256, replaces=False)

@@ -2,6 +2,7 @@
 answer at once, and a mistyped option must not cost a second."""
 
 import warnings
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +18,10 @@ app = typer.Typer(
     help="A medical image archive whose operations are workflows.",
 )
 peers = typer.Typer(no_args_is_help=True, help="The remote application entities that the archive may call.")
+holds = typer.Typer(no_args_is_help=True, help="Studies that retention must not touch.")
 flows = typer.Typer(no_args_is_help=True, help="The archive's operations: list, run, pause, resume, and what they did.")
 app.add_typer(peers, name="peer")
+app.add_typer(holds, name="hold")
 app.add_typer(flows, name="flow")
 
 
@@ -214,6 +217,35 @@ def peer_test(ae_title: str, home: Home = None) -> None:
     from pacs_core.cli import network
 
     network.echo(network.target(home, ae_title, ""))
+
+
+@holds.command("add")
+def hold_add(
+    study: Annotated[str, typer.Argument(help="The StudyInstanceUID.")],
+    reason: Annotated[str, typer.Option(help="Why; whoever looks later wants to know.")],
+    until: Annotated[datetime | None, typer.Option(help="When the hold ends. Default: never.", show_default=False)] = None,
+    home: Home = None,
+) -> None:
+    """Keep a study from being removed, whatever the rules say, from this moment on."""
+    from pacs_core.cli import manage
+
+    manage.hold_add(home, study, reason, until)
+
+
+@holds.command("list")
+def hold_list(format: FormatOption = Format.TABLE, home: Home = None) -> None:  # noqa: A002  # the option's name
+    """Show every hold."""
+    from pacs_core.cli import manage
+
+    manage.hold_list(home, format)
+
+
+@holds.command("release")
+def hold_release(study: Annotated[str, typer.Argument(help="The StudyInstanceUID.")], home: Home = None) -> None:
+    """End a hold."""
+    from pacs_core.cli import manage
+
+    manage.hold_release(home, study)
 
 
 @flows.command("list")

@@ -1,7 +1,9 @@
-"""peer and flow: what an administrator enters, starts and looks after."""
+"""peer, hold and flow: what an administrator enters, starts and looks after."""
 
+import getpass
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from pacs_core import wiring
 from pacs_core.cli import output
 from pacs_core.cli.errors import Failed
 from pacs_core.errors import ConfigurationError
-from pacs_core.model import AETitle, Peer
+from pacs_core.model import UID, AETitle, Hold, Peer, parse_uid
 from pacs_core.settings import check_ae_title, load_settings
 from pacs_core.supervisor.flow_api import FlowApi, FlowRun
 
@@ -34,6 +36,25 @@ def peer_remove(home: Path | None, ae_title: str) -> None:
     """Forget a peer. ConfigurationError if there is none of that title."""
     if not wiring.peers(load_settings(home)).remove(ae_title):
         raise ConfigurationError(f"{ae_title}: there is no such peer; `pacs peer list` shows them")
+
+
+def hold_add(home: Path | None, study: str, reason: str, until: datetime | None) -> None:
+    """Place a hold, or change it."""
+    hold = Hold(parse_uid(study, name="StudyInstanceUID"), reason, getpass.getuser(), until=until and until.astimezone(UTC))
+    wiring.holds(load_settings(home)).place(hold)
+    output.line(f"study {study} is on hold{f' until {hold.until:%Y-%m-%d %H:%M} UTC' if hold.until else ''}")
+
+
+def hold_list(home: Path | None, form: str) -> None:
+    """Every hold."""
+    rows = [(h.StudyInstanceUID, h.reason, h.placed_by, h.placed_at, h.until) for h in wiring.holds(load_settings(home)).all()]
+    output.print_rows(("StudyInstanceUID", "reason", "placed_by", "placed_at", "until"), rows, form)
+
+
+def hold_release(home: Path | None, study: str) -> None:
+    """End a hold. ConfigurationError if there is none."""
+    if not wiring.holds(load_settings(home)).release(UID(study)):
+        raise ConfigurationError(f"{study}: there is no hold on this study; `pacs hold list` shows them")
 
 
 def flow_list(home: Path | None, form: str) -> None:

@@ -10,7 +10,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 
 from pacs_core import wiring
-from pacs_core.archive.retrieval import open_data_set
+from pacs_core.archive.stored import open_data_set
 from pacs_core.cli import output
 from pacs_core.cli.errors import Failed
 from pacs_core.dicom.file_meta import read_file_meta

@@ -35,12 +35,13 @@ def can_transcode(stored: str, wanted: str) -> bool:
     return stored == wanted or (wanted in _ENCODINGS and (stored in _ENCODINGS or _is_decodable(stored)))
 
 
-def transcode(path: Path, wanted: str) -> bytes:
+def transcode(path: Path, wanted: str, *, name: str = "") -> bytes:
     """The data set of a stored file, without file meta, in the wanted transfer syntax.
 
-    Raises TranscodingError if that is impossible for this instance, ObjectMissing or StorageUnavailable if the file
-    cannot be read.
+    `name` is what messages call the file, where that is not the end of its path. Raises TranscodingError if that is impossible for
+    this instance, ObjectMissing or StorageUnavailable if the file cannot be read.
     """
+    name = name or path.name
     try:
         with path.open("rb") as file:
             meta = read_file_meta(file)
@@ -50,14 +51,14 @@ def transcode(path: Path, wanted: str) -> bytes:
             with mapped(file) as content, content[meta.data_offset :] as data:
                 if stored == wanted:
                     return bytes(data)
-                native = data if stored in _ENCODINGS else memoryview(_decoded(path, is_implicit=_looks_implicit(data)))
+                native = data if stored in _ENCODINGS else memoryview(_decoded(path, name, is_implicit=_looks_implicit(data)))
                 return _reencoded(native, stored if stored in _ENCODINGS else ExplicitVRLittleEndian, wanted)
     except FileNotFoundError as exc:
-        raise ObjectMissing(f"there is no file {path.name}") from exc
+        raise ObjectMissing(f"there is no file {name}") from exc
     except OSError as exc:
-        raise StorageUnavailable(f"{path.name} cannot be read: {exc.strerror}") from exc
+        raise StorageUnavailable(f"{name} cannot be read: {exc.strerror}") from exc
     except UnreadableDataSet as exc:
-        raise TranscodingError(f"{path.name} cannot be parsed: {exc}") from exc
+        raise TranscodingError(f"{name} cannot be parsed: {exc}") from exc
 
 
 def _is_decodable(transfer_syntax: str) -> bool:
@@ -89,7 +90,7 @@ def _deflated(data: bytes) -> bytes:
     return deflated + b"\0" * (len(deflated) % 2)
 
 
-def _decoded(path: Path, *, is_implicit: bool) -> bytes:
+def _decoded(path: Path, name: str, *, is_implicit: bool) -> bytes:
     """The data set with native pixel data, little endian, in the VR encoding that it is in (some are in the wrong one)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values elsewhere in the data set are none of a decoder's business
@@ -102,7 +103,7 @@ def _decoded(path: Path, *, is_implicit: bool) -> bytes:
             out.is_implicit_VR, out.is_little_endian = is_implicit, True
             write_dataset(out, ds)
         except Exception as exc:  # decoders are third parties of third parties, and raise whatever they like
-            raise TranscodingError(f"the pixel data of {path.name} cannot be decoded: {type(exc).__name__}") from exc
+            raise TranscodingError(f"the pixel data of {name} cannot be decoded: {type(exc).__name__}") from exc
         return out.getvalue()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from pacs_core.archive.retrieval import StoredDataSet
+from pacs_core.archive.stored import StoredDataSet
 from pacs_core.dicom.transcode import can_transcode, transcode
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import DATA_SET, Command, CommandField, encode
@@ -18,7 +18,7 @@ from pacs_core.dimse.negotiation import Context, Proposal
 from pacs_core.dimse.outgoing import OutgoingMessage
 from pacs_core.dimse.pool import AssociationPool, Loan
 from pacs_core.dimse.request_form import MAXIMUM_CONTEXTS
-from pacs_core.errors import PacsError, PeerUnavailable, StorageUnavailable
+from pacs_core.errors import ChecksumMismatch, PacsError, PeerUnavailable, StorageUnavailable
 from pacs_core.model import Peer
 
 EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
@@ -32,6 +32,12 @@ class NotAcceptedByPeer(PeerUnavailable):
     """The peer accepted no presentation context in which the instance could be sent."""
 
     retryable = False
+
+
+class WrongBytes(Aborted):
+    """An object turned out to be damaged while it was sent. The association was ended before the peer could have it whole."""
+
+    dimse_status = ChecksumMismatch.dimse_status
 
 
 class Sendable(Protocol):
@@ -183,6 +189,9 @@ class Courier(Generic[S]):
         source = _in_transfer_syntax(self._open_source(instance), instance.TransferSyntaxUID, context.transfer_syntax)
         try:
             self._message.load(context.id, _request(instance, message_id, self._originator), source)
+        except PacsError:
+            source.close()
+            raise
         except OSError as exc:
             source.close()
             raise StorageUnavailable(f"{instance.SOPInstanceUID} cannot be read: {exc.strerror or exc}") from exc
@@ -198,6 +207,9 @@ class Courier(Generic[S]):
             self._assoc.connection.send_blocks(self._message.blocks())
         except AssociationEnded as exc:
             parcel.failure = exc
+        except ChecksumMismatch as exc:
+            self._assoc.connection.abort()
+            parcel.failure = WrongBytes(str(exc))
         except OSError as exc:  # the message is half sent: nothing but an abort can end it
             self._assoc.connection.abort()
             parcel.failure = Aborted(f"{parcel.instance.SOPInstanceUID} could not be read to its end: {exc.strerror or exc}")
@@ -277,7 +289,11 @@ def _in_transfer_syntax(source: StoredDataSet, stored: str, wanted: str) -> Stor
     if stored == wanted:
         return source
     with source:
-        return _Transcoded(transcode(source.path, wanted))
+        try:
+            source.check()
+        except OSError as exc:
+            raise StorageUnavailable(f"{source.path.name} cannot be read: {exc.strerror or exc}") from exc
+        return _Transcoded(transcode(source.location, wanted, name=source.path.name))
 
 
 def deliver(
@@ -291,10 +307,12 @@ def deliver(
 ) -> Generator[Outcome[S], None, None]:
     """Send instances to a peer over as few associations as possible; yields the outcome of each, in order.
 
-    An association that breaks fails the instance on its way; the rest go over a new one. If none can be opened, or one after
+    An association that breaks fails the instance on its way; the rest go over a new one. Where it broke because the instance was found
+    damaged while it was sent, that is opened once more, which may find a copy. If none can be opened, or one after
     the other breaks at its first instance, all that remain fail: a peer that takes instances in and never answers would
     otherwise cost the response time-out for each of them. Ends early where `proceed` says so.
     """
+    reread: set[str] = set()
     for proposals, batch in batches(instances):
         queue, futile = deque(batch), 0
         while queue and proceed():
@@ -304,7 +322,8 @@ def deliver(
             except PacsError as exc:
                 yield from _fail(queue, exc)
                 break
-            yield from _deliver_over(pool, loan, Courier(loan.assoc, queue, open_source, originator=originator, proceed=proceed), queue)
+            courier = Courier(loan.assoc, queue, open_source, originator=originator, proceed=proceed)
+            yield from _deliver_over(pool, loan, courier, queue, reread)
             futile = futile + 1 if left - len(queue) == 1 else 0
             if queue and futile == _FUTILE_ASSOCIATIONS:
                 yield from _fail(queue, PeerUnavailable(f"{futile} associations in a row broke at their first instance"))
@@ -315,7 +334,9 @@ def _fail(queue: deque[S], exc: PacsError) -> Iterator[Outcome[S]]:
     return (Outcome(instance, exc.dimse_status, str(exc)) for instance in queue)
 
 
-def _deliver_over(pool: AssociationPool, loan: Loan, courier: Courier[S], queue: deque[S]) -> Generator[Outcome[S], None, None]:
+def _deliver_over(
+    pool: AssociationPool, loan: Loan, courier: Courier[S], queue: deque[S], reread: set[str]
+) -> Generator[Outcome[S], None, None]:
     """Empty the queue, or end with the instance at which the association broke."""
     reused = loan.reused
     try:
@@ -326,8 +347,11 @@ def _deliver_over(pool: AssociationPool, loan: Loan, courier: Courier[S], queue:
     if courier.lost is None:
         return
     instance, exc = courier.lost
-    if reused and not courier.answered:
+    if reused and not courier.answered and not isinstance(exc, WrongBytes):
         queue.appendleft(instance)  # the peer was ending the idle association, and perhaps never saw it
+    elif isinstance(exc, WrongBytes) and instance.SOPInstanceUID not in reread:
+        reread.add(instance.SOPInstanceUID)
+        queue.appendleft(instance)
     else:
         yield Outcome(instance, exc.dimse_status, str(exc))
 

@@ -172,6 +172,7 @@ class LakeIndexWriter:
         )
         # Waits for a lake commit under the old name that has passed the fence; later ones are refused.
         session.run("UPDATE pacs.committer SET holder = :name", name=self._name)
+        self._known = _KnownEntities()  # who was the committer meanwhile may have removed some
 
     def _write(
         self,
@@ -214,7 +215,7 @@ class LakeIndexWriter:
 
 
 class _KnownEntities:
-    """Patients, studies and series that are in the lake for sure. Nothing is ever removed from there behind our back."""
+    """Patients, studies and series that are in the lake for sure: only committers remove any."""
 
     def __init__(self) -> None:
         self._keys: OrderedDict[tuple[Level, tuple[str, ...]], None] = OrderedDict()

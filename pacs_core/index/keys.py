@@ -28,6 +28,10 @@ class HeldObject:
         """Whether both are one stored object, however often it was received."""
         return (self.object.path, self.object.sha256) == (other.object.path, other.object.sha256)
 
+    def is_in_place_of(self, other: "HeldObject") -> bool:
+        """Whether both have one name, so that the later one has been written over the other."""
+        return (self.object.tier, self.object.path) == (other.object.tier, other.object.path)
+
     def is_same_reception(self, other: "HeldObject") -> bool:
         """Whether both tell of one reception."""
         return (self.object.path, self.received_at) == (other.object.path, other.received_at)
@@ -69,7 +73,7 @@ class KeyPlan:
 
 
 def plan_keys(records: Sequence[InstanceRecord], held: HeldKeys) -> KeyPlan:
-    """Apply the records in order. A record replaces the holder if it may, or if it is at the holder's own path.
+    """Apply the records in order. A record replaces the holder if it may, or if it has the holder's own name.
 
     Only what was received later replaces: records of several processes can come in another order than they arrived.
     A replayed record that has had its time is recognised by its reception, so that it never takes its key back; and
@@ -98,7 +102,7 @@ def plan_keys(records: Sequence[InstanceRecord], held: HeldKeys) -> KeyPlan:
         elif holder.is_same_reception(incoming):
             damaged.append(holder.object)
             repeated += 1
-        elif (record.replaces or holder.object.path == incoming.object.path) and holder.received_at <= incoming.received_at:
+        elif (record.replaces or incoming.is_in_place_of(holder)) and holder.received_at <= incoming.received_at:
             earlier[uid].append(holder)
             retired.append(holder)
             gone.append(holder)
@@ -127,9 +131,9 @@ def _displaced_by(incoming: HeldObject, formers: Iterable[HeldObject]) -> list[H
 
 
 def _out_of_use(gone: Iterable[HeldObject], current: Mapping[UID, HeldObject]) -> tuple[StoredObject, ...]:
-    """Former objects, the ones at a path that is in use left out: they have been written over in place."""
-    former = dict.fromkeys(held.object for held in gone)
-    return tuple(each for each in former if each.path != current[each.SOPInstanceUID].object.path)
+    """Former objects, the ones whose name is in use left out: they have been written over in place."""
+    former = dict.fromkeys(gone)
+    return tuple(held.object for held in former if not held.is_in_place_of(current[held.object.SOPInstanceUID]))
 
 
 def held_object(record: InstanceRecord) -> HeldObject:

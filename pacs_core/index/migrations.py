@@ -140,7 +140,6 @@ _STEPS = (
         size bigint NOT NULL,
         sha256 text NOT NULL,
         state text NOT NULL CHECK (state IN ('leaving', 'quarantined', 'restored', 'destroyed')),
-        quarantined text NOT NULL DEFAULT '',
         removed_at timestamptz NOT NULL,
         destroy_after timestamptz NOT NULL,
         policy text NOT NULL,

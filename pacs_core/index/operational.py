@@ -1,12 +1,13 @@
-"""The small mutable tables: peers and flow runs."""
+"""The small mutable tables: peers, flow runs, which studies were retrieved and which are to be recalled."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from pacs_core.errors import NotFound
 from pacs_core.index.postgres import Database, Row
-from pacs_core.model import AETitle, Peer
+from pacs_core.model import UID, AETitle, Peer, Recall
 
 JSONObject = Mapping[str, object]
 
@@ -120,4 +121,88 @@ class FlowRuns:
         return [FlowRun(*row) for row in rows]
 
 
+class Plans:
+    """What dry runs have planned, in PostgreSQL. Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, run_id: str, flow: str, plan: JSONObject) -> None:
+        """Keep the plan of a run."""
+        with self._database.transaction() as session:
+            session.run(
+                "INSERT INTO pacs.plan (run_id, flow, plan) VALUES (:run_id, :flow, :plan)"
+                " ON CONFLICT (run_id) DO UPDATE SET plan = excluded.plan, made_at = now()",
+                run_id=run_id,
+                flow=flow,
+                plan=json.dumps(plan),
+            )
+
+    def get(self, run_id: str, flow: str) -> JSONObject:
+        """The plan that a run of a flow has made. NotFound."""
+        with self._database.transaction() as session:
+            rows = session.run("SELECT plan FROM pacs.plan WHERE run_id = :run_id AND flow = :flow", run_id=run_id, flow=flow)
+        if not rows:
+            raise NotFound(f"no dry run {run_id} of {flow} has left a plan")
+        plan: JSONObject = rows[0][0]
+        return plan
+
+
 _FLOW_RUN_COLUMNS = "run_id, flow, state, started_at, ended_at, parameters, summary"
+
+
+class StudyAccesses:
+    """When studies were last retrieved, in PostgreSQL (ports.StudyAccesses). Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record(self, studies: Sequence[UID]) -> None:
+        """They are being retrieved now."""
+        with self._database.transaction() as session:
+            session.run(
+                'INSERT INTO pacs.study_access ("StudyInstanceUID", accessed_at)'
+                " SELECT DISTINCT study, now() FROM unnest(CAST(:studies AS text[])) study ORDER BY study"  # one order: no deadlocks
+                ' ON CONFLICT ("StudyInstanceUID") DO UPDATE SET accessed_at = excluded.accessed_at',
+                studies=list(studies),
+            )
+
+
+class Recalls:
+    """The studies that are wanted back from an archive class, in PostgreSQL (ports.Recalls). Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def want(self, study: UID) -> None:
+        """Somebody wants it; see ports.Recalls."""
+        self._run(
+            'INSERT INTO pacs.recall AS r ("StudyInstanceUID") VALUES (:study) ON CONFLICT ("StudyInstanceUID") DO UPDATE'
+            " SET wanted_at = now(), asked_at = NULL, available_at = NULL WHERE r.available_at IS NOT NULL",
+            study,
+        )
+
+    def wanted(self) -> Sequence[Recall]:
+        """Those that are not available yet; see ports.Recalls."""
+        with self._database.transaction() as session:
+            rows = session.run(
+                'SELECT "StudyInstanceUID", wanted_at, asked_at, available_at FROM pacs.recall WHERE available_at IS NULL'
+                ' ORDER BY wanted_at, "StudyInstanceUID" COLLATE "C"'
+            )
+        return [Recall(*row) for row in rows]
+
+    def asked(self, study: UID) -> None:
+        """The provider has been asked for all of it."""
+        self._run('UPDATE pacs.recall SET asked_at = coalesce(asked_at, now()) WHERE "StudyInstanceUID" = :study', study)
+
+    def available(self, study: UID) -> None:
+        """All of it can be read."""
+        self._run('UPDATE pacs.recall SET available_at = coalesce(available_at, now()) WHERE "StudyInstanceUID" = :study', study)
+
+    def done(self, study: UID) -> None:
+        """Forget it."""
+        self._run('DELETE FROM pacs.recall WHERE "StudyInstanceUID" = :study', study)
+
+    def _run(self, statement: str, study: UID) -> None:
+        with self._database.transaction() as session:
+            session.run(statement, study=study)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import chain
 from typing import Any
 
@@ -10,7 +11,7 @@ from pacs_core.index import keys
 from pacs_core.index.lake import LakeReader
 from pacs_core.index.postgres import Database
 from pacs_core.index.query import FindStatement, compile_find, parse_named
-from pacs_core.model import UID, Header, Query, StoredObject
+from pacs_core.model import UID, Header, Query, StoredObject, StudyFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,28 @@ class LakeIndexReader:
                 shards.append(Shard(study, study, instances, size))
         return shards
 
+    def study_facts(self, tier: str, *, study: str = "") -> Sequence[StudyFacts]:
+        """What rules ask of the studies that have instances on a tier, or of one of them. In no particular order."""
+        rows = self._lake.rows(
+            _STUDY_FACTS.format(condition="AND StudyInstanceUID = ?" if study else ""), (tier, *([study] if study else ()))
+        )
+        with self._database.transaction() as session:
+            used = dict[str, datetime](session.run('SELECT "StudyInstanceUID", accessed_at FROM pacs.study_access'))
+            on_hold = {each for (each,) in session.run(_ON_HOLD)}
+        return [
+            StudyFacts(
+                StudyInstanceUID=UID(uid),
+                tier=tier,
+                instances=instances,
+                bytes=size,
+                received_at=received_at,
+                used_at=max(received_at, used.get(uid, received_at)),
+                modalities=tuple(modalities or ()),
+                on_hold=uid in on_hold,
+            )
+            for uid, instances, size, received_at, modalities in rows
+        ]
+
     def stored_objects(self, shard: Shard | None = None) -> Iterator[StoredObject]:
         """The instances of a shard, or all, streamed, in no particular order."""
         if shard is None:
@@ -113,6 +136,16 @@ class LakeIndexReader:
 _STUDIES_OF_PATIENT = "SELECT StudyInstanceUID FROM lake.study WHERE PatientID = ? AND (IssuerOfPatientID = ? OR ? = '')"
 _OBJECTS = f"SELECT {', '.join(keys.OBJECT_COLUMNS)} FROM lake.instance"  # noqa: S608 constants
 _STUDY_SIZES = "SELECT StudyInstanceUID, count(*), sum(size)::BIGINT FROM lake.instance GROUP BY StudyInstanceUID ORDER BY StudyInstanceUID"
+_STUDY_FACTS = """
+    SELECT held.*, modalities
+    FROM (
+        SELECT StudyInstanceUID, count(*), sum(size)::BIGINT, max(received_at) FROM lake.instance WHERE tier = ? {condition}
+        GROUP BY StudyInstanceUID
+    ) held
+    LEFT JOIN (SELECT StudyInstanceUID, list(DISTINCT Modality) AS modalities FROM lake.series GROUP BY StudyInstanceUID)
+        USING (StudyInstanceUID)
+"""
+_ON_HOLD = 'SELECT "StudyInstanceUID" FROM pacs.hold WHERE until IS NULL OR until > now()'
 _COUNTS = """
     SELECT (SELECT count(*) FROM lake.patient), (SELECT count(*) FROM lake.study), (SELECT count(*) FROM lake.series), i.*
     FROM (SELECT 1) LEFT JOIN (SELECT tier, count(*), sum(size)::BIGINT FROM lake.instance GROUP BY tier ORDER BY tier) i ON true

@@ -16,9 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import structlog
 from typing_extensions import Buffer
 
 from pacs_core.errors import StorageFull, StorageUnavailable, UnavailableError
+
+log = structlog.get_logger(__name__)
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ATTEMPTS = 100
@@ -187,3 +190,20 @@ def abandoned(path: Path) -> Iterator[bool]:
         yield is_file and try_lock(fd) and os.fstat(fd).st_nlink > 0
     finally:
         os.close(fd)
+
+
+def remove_abandoned(directory: Path) -> int:
+    """Remove the files of a directory whose writers are dead; returns how many. A directory that is not there has none."""
+    return sum(map(_remove_if_abandoned, sorted(directory.glob("*"))))
+
+
+def _remove_if_abandoned(path: Path) -> bool:
+    """Whether a file was one that a dead writer left. One that cannot be dealt with is logged: it must not keep the others."""
+    try:
+        with abandoned(path) as is_abandoned:
+            if is_abandoned:
+                path.unlink(missing_ok=True)
+            return is_abandoned
+    except OSError as exc:
+        log.warning("incoming_not_swept", path=str(path), error=exc.strerror)
+        return False

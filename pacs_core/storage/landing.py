@@ -25,12 +25,12 @@ from typing_extensions import Buffer
 from pacs_core.errors import ObjectMissing, StorageFull, StorageUnavailable
 from pacs_core.ports import Incoming, Placement
 from pacs_core.storage.files import (
-    abandoned,
     create_locked,
     create_unnamed,
     fsync_directory,
     link_descriptor,
     make_directories,
+    remove_abandoned,
     spread_children,
     translated,
     unavailable,
@@ -44,11 +44,12 @@ log = structlog.get_logger(__name__)
 
 INCOMING = ".incoming"
 QUARANTINE = ".quarantine"
+RETIRED = ".retired"  # by digest: what retention has removed and not yet destroyed
 
 IN_MEMORY = 1 << 20  # bytes of an arrival that are kept in memory; a larger one goes into a file as it arrives
 
 _KEPT_BUFFERS = 16
-_OBJECT_MODE = 0o440
+OBJECT_MODE = 0o440
 _KNOWN_DIRECTORIES = 10_000
 _RESERVE_SHARE = 20  # at most a twentieth of the file system is kept free
 
@@ -157,7 +158,7 @@ class IncomingObject:
 
     def _create_near(self, directory: Path) -> None:
         """Create the file of what has been kept in memory."""
-        unnamed = create_unnamed(directory, mode=_OBJECT_MODE)
+        unnamed = create_unnamed(directory, mode=OBJECT_MODE)
         if unnamed is None:
             self._create()
         else:
@@ -167,7 +168,7 @@ class IncomingObject:
     def _create(self) -> None:
         """Create the file of what is not known yet to be small, or where files without names are not possible."""
         with translated("creating an incoming file"):
-            self._path, self._fd = create_locked(self._directory, suffix=".part", flags=os.O_RDWR, mode=_OBJECT_MODE)
+            self._path, self._fd = create_locked(self._directory, suffix=".part", flags=os.O_RDWR, mode=OBJECT_MODE)
         self._append(self.content or b"")
 
     def _append(self, data: Buffer) -> None:
@@ -248,7 +249,7 @@ class LandingDirectory:
         target = self._resolve(path)
         with translated(f"restoring {path}"):
             self._ensure_directory(target.parent)
-            write_atomically(target, content, mode=_OBJECT_MODE)
+            write_atomically(target, content, mode=OBJECT_MODE)
 
     def quarantine(self, incoming: Incoming, *, reason: str) -> str:
         """Keep a sealed object aside; see ports.LandingStore."""
@@ -278,11 +279,51 @@ class LandingDirectory:
             fsync_directory(source.parent)
         return held
 
+    def retire(self, path: str, sha256: str) -> None:
+        """Move an object out of sight; see ports.LandingStore."""
+        source, target = self._resolve(path), self.retired(sha256)
+        with translated(f"retiring {path}"):
+            self._ensure_directory(target.parent)
+            try:
+                _link_once(source, target)
+            except FileNotFoundError as exc:
+                raise ObjectMissing(f"there is no object {path} to retire") from exc
+            _fsync(target)
+            fsync_directory(target.parent)
+            if source.exists() and source.samefile(target):
+                source.unlink()
+                fsync_directory(source.parent)
+
+    def retired(self, sha256: str) -> Path:
+        """Where a retired object is; see ports.LandingStore."""
+        return self._root / RETIRED / sha256[:2] / f"{sha256}.dcm"
+
+    def revive(self, path: str, sha256: str) -> bool:
+        """Give a retired object its name again; see ports.LandingStore."""
+        source, target = self.retired(sha256), self._resolve(path)
+        with translated(f"reviving {path}"):
+            self._ensure_directory(target.parent)
+            try:
+                os.link(source, target)
+            except FileExistsError:
+                return target.samefile(source)
+            except FileNotFoundError as exc:
+                raise ObjectMissing(f"{path} is no longer among what was retired") from exc
+            fsync_directory(target.parent)
+        return True
+
+    def destroy(self, sha256: str) -> None:
+        """Remove a retired object for good; see ports.LandingStore."""
+        target = self.retired(sha256)
+        with translated("destroying a retired object"):
+            target.unlink(missing_ok=True)
+            if target.parent.is_dir():
+                fsync_directory(target.parent)
+
     def sweep(self) -> int:
         """Remove what dead writers left; see ports.LandingStore."""
         with translated(f"sweeping {self._incoming}"):
-            paths = sorted(self._incoming.glob("*"))
-        return sum(map(_remove_if_abandoned, paths))
+            return remove_abandoned(self._incoming)
 
     def _check_reserve(self) -> None:
         if not self._reserve:
@@ -374,6 +415,12 @@ class LandingDirectory:
         return self._root / path
 
 
+def _link_once(source: Path, target: Path) -> None:
+    """A second name for a file, unless that is there already. FileNotFoundError if neither is."""
+    if not target.exists():
+        os.link(source, target)
+
+
 def _ours(incoming: Incoming) -> IncomingObject:
     if not isinstance(incoming, IncomingObject):
         raise TypeError("the incoming object belongs to another kind of landing store")
@@ -398,15 +445,3 @@ def _synced(path: Path) -> bool:
         log.exception("object_not_synced", path=str(path), error=exc.strerror)
         return False
     return True
-
-
-def _remove_if_abandoned(path: Path) -> bool:
-    """Whether a file was one that a dead writer left. One that cannot be dealt with is logged: it must not keep the others."""
-    try:
-        with abandoned(path) as is_abandoned:
-            if is_abandoned:
-                path.unlink(missing_ok=True)
-            return is_abandoned
-    except OSError as exc:
-        log.warning("incoming_not_swept", path=str(path), error=exc.strerror)
-        return False

@@ -1,35 +1,61 @@
-"""What differs between the file systems behind fsspec: their errors, and their caches."""
+"""What the file systems behind a tier have in common: the strategy that each is, its errors, and its open files."""
 
-import errno
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Protocol
 
 from typing_extensions import Buffer
 
-from pacs_core.errors import ObjectMissing
+from pacs_core.errors import ObjectMissing, PacsError
+from pacs_core.model import Availability
 from pacs_core.storage.files import unavailable
+from pacs_core.storage.transfers import Source
 
 
-def foreign_errors(protocol: str) -> tuple[type[Exception], ...]:
-    """What the file system of a protocol raises besides OSError. Loads its client library."""
-    if protocol in ("s3", "s3a"):
-        from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]  # botocore ships no types
+class Objects(Protocol):
+    """What a tier asks of the kind of file system it is on. Thread-safe.
 
-        return (BotoCoreError, ClientError)
-    if protocol in ("az", "abfs", "adl"):
-        from azure.core.exceptions import AzureError
+    A key is the root of the tier, "/" and the path of an object. A method raises FileNotFoundError for an object that is not there,
+    any OSError, what `foreign` says, or an error of this product.
+    """
 
-        return (AzureError,)
-    return ()
+    foreign: tuple[type[Exception], ...]  # the errors of the client library
+
+    def explain(self, exc: Exception, doing: str) -> PacsError:
+        """The error of this product for one of `foreign`."""
+
+    def open(self, key: str) -> IO[bytes]:
+        """Read; seekable."""
+
+    def read(self, key: str) -> Iterator[bytes]:
+        """All of an object, in order."""
+
+    def put(self, key: str, source: Source) -> None:
+        """See ports.ObjectStore.put."""
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+
+    def delete(self, key: str) -> None:
+        """Remove, durably."""
+
+    def list(self, root: str, prefix: str) -> Iterator[tuple[str, int]]:
+        """Keys below the root, those whose path begins with the prefix and perhaps others, with their sizes."""
+
+    def availability(self, key: str) -> Availability:
+        """Whether an object can be read."""
+
+    def rehydrate(self, key: str) -> None:
+        """Ask for an archived object."""
 
 
 class Translator:
     """Turns what a file system raises into the errors of this product."""
 
-    def __init__(self, protocol: str) -> None:
-        self._foreign = foreign_errors(protocol)
+    def __init__(self, foreign: tuple[type[Exception], ...], explain: Callable[[Exception, str], PacsError]) -> None:
+        self._foreign = foreign
+        self._explain = explain
 
     @contextmanager
     def __call__(self, doing: str) -> Iterator[None]:
@@ -41,11 +67,11 @@ class Translator:
         except OSError as exc:
             raise unavailable(exc, doing) from exc
         except self._foreign as exc:
-            raise unavailable(OSError(errno.EIO, type(exc).__name__), doing) from exc
+            raise self._explain(exc, doing) from exc
 
 
 class ObjectReader(io.RawIOBase):
-    """A file of fsspec whose errors are translated."""
+    """A file of a tier whose errors are translated."""
 
     def __init__(self, file: IO[bytes], translated: Translator, name: str) -> None:
         self._file = file

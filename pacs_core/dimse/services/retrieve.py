@@ -9,7 +9,7 @@ import structlog
 from pydicom import Dataset
 
 from pacs_core.archive.queries import Queries
-from pacs_core.archive.retrieval import Retrieval
+from pacs_core.archive.retrieval import Retrieval, Session
 from pacs_core.dicom.sop_classes import is_storable
 from pacs_core.dimse import identifiers, sending
 from pacs_core.dimse.association import Association
@@ -34,8 +34,8 @@ _REASONS = 10  # that the log tells of one retrieve
 _COUNTER_LIMIT = 0xFFFF  # they are US; a retrieve may have more sub-operations than they can tell
 _OPERATIONS: Mapping[int, Operation] = {CommandField.C_MOVE: Operation.MOVE, CommandField.C_GET: Operation.GET}
 
-# Sends instances one by one and tells the outcome of each.
-Deliver = Callable[[Sequence[StoredObject]], Generator[sending.Outcome[StoredObject], None, None]]
+# Sends instances one by one, as the session opens them, and tells the outcome of each.
+Deliver = Callable[[Sequence[StoredObject], Session], Generator[sending.Outcome[StoredObject], None, None]]
 
 
 @dataclass(slots=True)
@@ -66,6 +66,10 @@ class SubOperations:
         if not self.failed_uids:
             return SUB_OPERATIONS_FAILED_FOR_SOME if self.warning else SUCCESS
         return SUB_OPERATIONS_FAILED_FOR_SOME if self.completed or self.warning else UNABLE_TO_PERFORM_SUB_OPERATIONS
+
+    def main_reason(self) -> str:
+        """Of our own, what kept most instances from being sent; "" if nothing did."""
+        return max(self.reasons, key=lambda reason: len(self.reasons[reason]), default="")
 
     def fill(self, response: Command) -> Command:
         """Write the counters into a response. `Remaining` stands in pending and cancel responses only."""
@@ -123,11 +127,11 @@ class Retrieve:
         with self._timings.measure(operation, "locate"):
             instances = self._queries.locate(query)
         counters = SubOperations(remaining=len(instances))
-        with closing(deliver(instances)) as outcomes:
+        with self._retrieval.session(instances) as session, closing(deliver(instances, session)) as outcomes:
             status = self._perform(assoc, context, command, outcomes, counters)
         _log_end(assoc, operation, status, counters)
         failed = identifiers.encode(_failed_list(counters), context.transfer_syntax) if counters.failed_uids else None
-        assoc.send(context, counters.fill(command.response(status)), failed)
+        assoc.send(context, counters.fill(command.response(status, error_comment=counters.main_reason())), failed)
 
     def _mover(self, assoc: Association, command: Command) -> Deliver:
         peer = self._peers.get(command.MoveDestination or "")
@@ -135,11 +139,11 @@ class Retrieve:
             raise UnknownDestination(f"move destination {command.MoveDestination!r} is not a peer")
         originator = sending.MoveOriginator(assoc.agreement.calling_ae, command.MessageID or 0)
         wanted = _wanted(assoc, command)
-        return lambda found: sending.deliver(self._pool, peer, found, self._retrieval.open, originator=originator, proceed=wanted)
+        return lambda found, session: sending.deliver(self._pool, peer, found, session.open, originator=originator, proceed=wanted)
 
     def _getter(self, assoc: Association, command: Command) -> Deliver:
-        def deliver(instances: Sequence[StoredObject]) -> Generator[sending.Outcome[StoredObject], None, None]:
-            courier = sending.Courier(assoc, deque(instances), self._retrieval.open, proceed=_wanted(assoc, command))
+        def deliver(instances: Sequence[StoredObject], session: Session) -> Generator[sending.Outcome[StoredObject], None, None]:
+            courier = sending.Courier(assoc, deque(instances), session.open, proceed=_wanted(assoc, command))
             yield from courier.outcomes()
             if courier.lost is not None:
                 raise courier.lost[1]

@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 
 from pacs_core.archive.verification import Damage, KnownPaths, ShardReport, check_presence, find_orphans, verify_shard
 from pacs_core.errors import ObjectMissing, StorageUnavailable
-from pacs_core.model import UID, StoredObject
+from pacs_core.model import UID, Availability, StoredObject
+from pacs_core.ports import Progress
 
 
 class FakeTier:
     """A tier in memory; `local` gives its objects files."""
+
+    concurrency = 1
 
     def __init__(self, objects: dict[str, bytes], *, failing: frozenset[str] = frozenset(), local: Path | None = None) -> None:
         self.objects = objects
@@ -41,8 +44,20 @@ class FakeTier:
     def delete(self, path: str) -> None:
         del self.objects[path]
 
-    def list(self) -> Iterator[tuple[str, int]]:
-        return ((path, len(content)) for path, content in self.objects.items())
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        return ((path, len(content)) for path, content in self.objects.items() if path.startswith(prefix))
+
+    def put(self, path: str, source: Path, *, sha256: str, progress: Progress | None = None) -> None:
+        self.objects[path] = source.read_bytes()
+
+    def fetch(self, path: str, target: Path, *, sha256: str, progress: Progress | None = None) -> None:
+        target.write_bytes(self.objects[path])
+
+    def availability(self, path: str) -> Availability:
+        return Availability.ONLINE
+
+    def rehydrate(self, path: str) -> None:
+        pass
 
 
 def stored(path: str, content: bytes, tier: str = "hot") -> StoredObject:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pacs_core.archive.retrieval import StoredDataSet, open_data_set
+from pacs_core.archive.stored import StoredDataSet, open_data_set
 from pacs_core.dicom.file_meta import build_file_meta
 from pacs_core.dimse import command as commands
 from pacs_core.dimse.command import Command

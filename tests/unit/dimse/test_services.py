@@ -1,8 +1,11 @@
 """Query and retrieve over real associations, with an archive of values behind them."""
 
+import hashlib
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +14,8 @@ import pytest
 from pydicom import Dataset
 
 from pacs_core.archive.queries import Queries
-from pacs_core.archive.retrieval import Retrieval, StoredDataSet, open_data_set
+from pacs_core.archive.retrieval import Retrieval
+from pacs_core.archive.stored import StoredDataSet, open_data_set
 from pacs_core.dicom.file_meta import build_file_meta
 from pacs_core.dimse import client, identifiers
 from pacs_core.dimse.association import Association
@@ -24,9 +28,10 @@ from pacs_core.dimse.pool import AssociationPool
 from pacs_core.dimse.services.query import QueryService
 from pacs_core.dimse.services.retrieve import Retrieve, SubOperations
 from pacs_core.dimse.services.verification import VERIFICATION, Verification
-from pacs_core.model import UID, AETitle, Header, Origin, Peer, Query, StoredObject, StoreRequest
+from pacs_core.model import UID, AETitle, Availability, Header, Origin, Peer, Query, StoredObject, StoreRequest
 from pacs_core.ports import PeerDirectory
 from pacs_core.telemetry.timing import Timings
+from tests.support.retrieving import FakeRecalls, MemoryStore, retrieving
 
 CT, IMPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2"
 FIND, MOVE = "1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.5.1.4.1.2.2.2"
@@ -57,6 +62,10 @@ class FakeArchive:
     def locate(self, query: Query) -> Sequence[StoredObject]:
         return self.objects
 
+    @contextmanager
+    def session(self, instances: Sequence[StoredObject]) -> Iterator["FakeArchive"]:
+        yield self
+
     def open(self, instance: StoredObject) -> StoredDataSet:
         return open_data_set(self.files[instance.SOPInstanceUID], size=instance.size)
 
@@ -70,12 +79,12 @@ class FakePeers:
 
 
 @contextmanager
-def serving(archive: FakeArchive, *peers: Peer) -> Iterator[Peer]:
+def serving(archive: FakeArchive, *peers: Peer, retrieval: Retrieval | None = None) -> Iterator[Peer]:
     pool, timings = AssociationPool(Caller("PACS", timeout=2)), Timings()
     services = (
         Verification(),
         QueryService(cast(Queries, archive), ae_title="PACS"),
-        Retrieve(cast(Queries, archive), cast(Retrieval, archive), cast(PeerDirectory, FakePeers(*peers)), pool, timings),
+        Retrieve(cast(Queries, archive), retrieval or cast(Retrieval, archive), cast(PeerDirectory, FakePeers(*peers)), pool, timings),
     )
     listener = Listener(("127.0.0.1", 0), ae_title="PACS", services=services, limits=Limits(silence=5))
     listener.bind()
@@ -224,6 +233,33 @@ def test_a_destination_that_is_away_fails_everything_and_the_requestor_is_told(t
     with serving(FakeArchive(tmp_path, 2), away) as peer, associated(peer) as assoc:
         final = list(client.move(assoc, MOVE, identifier(StudyInstanceUID="1.2"), "AWAY"))[-1]
     assert (final.Status, final.NumberOfFailedSuboperations) == (0xA702, 2)
+
+
+def test_instances_of_a_remote_tier_are_moved_and_archived_ones_are_told_to_be(tmp_path: Path) -> None:
+    archive, cold = FakeArchive(tmp_path, 4), MemoryStore()
+    for item in archive.objects:
+        cold.objects[item.path] = archive.files[item.SOPInstanceUID].read_bytes()
+    archive.objects = [replace(each, tier="cold", sha256=hashlib.sha256(cold.objects[each.path]).hexdigest()) for each in archive.objects]
+    cold.states["1.dcm"] = Availability.ARCHIVED
+    recalls, store = FakeRecalls(), Store()
+    with (
+        retrieving({"cold": cold}, tmp_path / "cache", recalls=recalls) as reading,
+        destination(store) as dest,
+        serving(archive, dest, retrieval=reading) as peer,
+        associated(peer) as assoc,
+    ):
+        final = list(client.move(assoc, MOVE, identifier(StudyInstanceUID="1.2"), "DEST"))[-1]
+        assert store.received == ["1.2.3.0", "1.2.3.2", "1.2.3.3"]
+        assert (final.Status, final.NumberOfCompletedSuboperations, final.NumberOfFailedSuboperations) == (0xB000, 3, 1)
+        assert final.ErrorComment == "archived; has been requested; retry later"
+        assert recalls.studies == ["1.2"]
+        cold.states = dict.fromkeys(cold.objects, Availability.REHYDRATING)
+        shutil.rmtree(tmp_path / "cache")
+        final = list(client.move(assoc, MOVE, identifier(StudyInstanceUID="1.2"), "DEST"))[-1]
+        assert (final.Status, final.ErrorComment) == (0xA702, "archived; has been requested; retry later")
+        cold.states.clear()
+        final = list(client.move(assoc, MOVE, identifier(StudyInstanceUID="1.2"), "DEST"))[-1]
+        assert (final.Status, final.ErrorComment) == (0, None)
 
 
 @pytest.mark.parametrize(("keys", "target", "status"), [({}, "DEST", 0xA900), ({"StudyInstanceUID": "1.2"}, "NOBODY", 0xA801)])

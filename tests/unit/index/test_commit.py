@@ -155,7 +155,7 @@ def test_a_value_that_the_index_cannot_hold_is_told_from_an_outage(writer: LakeI
 
 def test_nothing_that_a_statement_quotes_is_shown_with_the_error(writer: LakeIndexWriter) -> None:
     name = str(record(1).header["PatientName"])
-    with pytest.raises(IndexUnavailable) as raised, writer._committing() as (_, lake):
+    with pytest.raises(IndexUnavailable) as raised, writer.committing() as (_, lake):
         lake.execute(f"INSERT INTO lake.nowhere VALUES ('{name}')")
     assert name not in "".join(traceback.format_exception(raised.value))
 
@@ -175,7 +175,7 @@ def test_the_lake_commits_durably_whatever_the_server_is_set_to(place: Place) ->
         session.run(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
     database.close()
     fresh = LakeIndexWriter(place.catalog_url, place.data_path)
-    with fresh._committing() as (session, lake):
+    with fresh.committing() as (session, lake):
         assert session.run("SHOW synchronous_commit") == [["on"]]
         shown = "SELECT * FROM postgres_query('__ducklake_metadata_lake', 'SELECT current_setting(''synchronous_commit'') AS value')"
         assert lake.execute(shown).fetchall() == [("on",)]
@@ -194,7 +194,7 @@ def test_a_committer_that_lost_the_lock_unnoticed_cannot_write_to_the_lake(place
     writer.commit([record(1)])
     stranger = LakeIndexWriter(place.catalog_url, place.data_path)
     stranger.commit([record(2)])
-    with pytest.raises(IndexUnavailable), stranger._committing() as (_, lake):  # noqa: PT012 the fence acts at the delete's commit
+    with pytest.raises(IndexUnavailable), stranger.committing() as (_, lake):  # noqa: PT012 the fence acts at the delete's commit
         take_over(place)
         lake.execute("DELETE FROM lake.instance")
     stranger.close()

@@ -1,8 +1,8 @@
 from datetime import UTC, datetime, timedelta
 
-from pacs_core.index.operational import FlowRuns, Peers
+from pacs_core.index.operational import FlowRuns, Peers, Recalls, StudyAccesses
 from pacs_core.index.postgres import Database
-from pacs_core.model import AETitle, Peer
+from pacs_core.model import UID, AETitle, Peer
 
 STARTED = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -47,3 +47,46 @@ def test_the_latest_runs_come_first(database: Database) -> None:
     assert [run.run_id for run in runs.latest(limit=2)] == ["r2", "r1"]
     assert [run.run_id for run in runs.latest(flow="verify")] == ["r2", "r0"]
     assert runs.get("none") is None
+
+
+def test_a_recall_is_entered_once_and_begins_anew_when_it_is_wanted_again(database: Database) -> None:
+    recalls, study = Recalls(database), UID("1.2.3")
+    recalls.want(study)
+    (first,) = recalls.wanted()
+    recalls.want(study)
+    assert recalls.wanted() == [first]
+    recalls.asked(study)
+    (asked,) = recalls.wanted()
+    recalls.asked(study)
+    assert recalls.wanted() == [asked]
+    assert asked.asked_at is not None
+    recalls.want(study)
+    assert recalls.wanted() == [asked]
+    recalls.available(study)
+    recalls.available(study)
+    assert recalls.wanted() == []
+    recalls.want(study)
+    (again,) = recalls.wanted()
+    assert (again.asked_at, again.available_at) == (None, None)
+    recalls.done(study)
+    recalls.done(study)
+    assert recalls.wanted() == []
+
+
+def test_studies_are_recalled_in_the_order_in_which_they_were_wanted(database: Database) -> None:
+    recalls = Recalls(database)
+    for study in ("1.9", "1.1", "1.5"):
+        recalls.want(UID(study))
+    assert [each.StudyInstanceUID for each in recalls.wanted()] == ["1.9", "1.1", "1.5"]
+
+
+def test_the_last_access_of_a_study_is_what_remains(database: Database) -> None:
+    accesses = StudyAccesses(database)
+    accesses.record([UID("1.1"), UID("1.1"), UID("1.2")])
+    with database.transaction() as session:
+        before = dict(session.run('SELECT "StudyInstanceUID", accessed_at FROM pacs.study_access'))
+    accesses.record([UID("1.2")])
+    with database.transaction() as session:
+        after = dict(session.run('SELECT "StudyInstanceUID", accessed_at FROM pacs.study_access'))
+    assert before.keys() == {"1.1", "1.2"}
+    assert (after["1.1"], after["1.2"] > before["1.2"]) == (before["1.1"], True)

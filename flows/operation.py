@@ -1,0 +1,127 @@
+"""What every operation on studies does: show its plan, follow it shard by shard, say what came of it.
+
+Shards are handed out a few at a time, so that a run that is paused or cancelled stops within the shards that are at work.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+from prefect import State
+from prefect.client.orchestration import get_client
+from prefect.exceptions import Pause
+from prefect.futures import PrefectFuture, as_completed
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from flows.reporting import Progress, RunRecord, publish_summary, publish_table
+from pacs_core.lifecycle.moving import Failure, Moved
+from pacs_core.lifecycle.plan import Plan, Step
+from pacs_core.settings import load_settings
+from tasks.operation import SHARD_BYTES, SHARD_INSTANCES, keep_plan, run_totals
+
+_LOOK_AGAIN = 2.0  # seconds, while a run is paused
+
+# Hands a shard, by its number and its steps, to the task runner.
+Submit = Callable[[int, Sequence[Step]], PrefectFuture[Any]]
+
+
+def carry_out(flow: str, plan: Plan, submit: Submit, record: RunRecord, *, dry_run: bool) -> State[Any]:
+    """Follow a plan, or with `dry_run` only show and keep it. Failed if anything could not be done; the rest is done all the same."""
+    publish_table(
+        f"{flow}-plan", f"{len(plan.steps)} studies, {plan.instances} instances, {plan.bytes} bytes", [asdict(step) for step in plan.steps]
+    )
+    if dry_run:
+        return _planned(flow, plan, record)
+    result, broken = _follow(flow, plan, submit)
+    return _told(flow, result, broken, record)
+
+
+def _planned(flow: str, plan: Plan, record: RunRecord) -> State[Any]:
+    keep_plan(record.run_id, flow, plan)
+    figures = {"studies": len(plan.steps), "instances": plan.instances, "bytes": plan.bytes, "plan": record.run_id}
+    sentence = f"dry run: {len(plan.steps)} studies with {plan.instances} instances; to do just that, run with plan={record.run_id}"
+    publish_summary(f"{flow}-summary", flow.capitalize(), sentence, figures)
+    record.finish("planned", figures)
+    return Completed(message=sentence)
+
+
+def _follow(flow: str, plan: Plan, submit: Submit) -> tuple[Moved, int]:
+    """The sum of what the shards report, and how many of them broke off."""
+    shards = plan.shards(instances=SHARD_INSTANCES, bytes=SHARD_BYTES)
+    progress = Progress(f"{flow}-progress", len(shards))
+    total, broken = Moved(), 0
+    for future in _completed(enumerate(shards, start=1), submit, at_once=2 * load_settings().dask_workers):
+        if future.state.is_completed():
+            total += future.result()
+        else:
+            broken += 1
+        progress.step()
+    return total, broken
+
+
+def _completed(shards: Iterator[tuple[int, Sequence[Step]]], submit: Submit, *, at_once: int) -> Iterator[PrefectFuture[Any]]:
+    """The shards' futures as they complete, with so many at work; none is begun while the run is paused."""
+    pending: list[PrefectFuture[Any]] = []
+    for number, steps in shards:
+        while len(pending) >= at_once:
+            yield _first(pending)
+        _wait_while_paused(pending)
+        pending.append(submit(number, steps))
+    while pending:
+        yield _first(pending)
+
+
+def _first(pending: list[PrefectFuture[Any]]) -> PrefectFuture[Any]:
+    done = next(iter(as_completed(pending)))
+    done.wait()
+    pending.remove(done)
+    return done
+
+
+def _wait_while_paused(pending: Sequence[PrefectFuture[Any]]) -> None:
+    """Return once the run may go on. Pause, if it is to be started anew for that; what is at work is finished before."""
+    run = flow_run.get_id()
+    if not run:
+        return
+    with get_client(sync_client=True) as client:
+        while (state := client.read_flow_run(UUID(run)).state) is not None and state.is_paused():
+            if state.state_details.pause_reschedule:
+                for future in pending:
+                    future.wait()
+                raise Pause(state=state)
+            time.sleep(_LOOK_AGAIN)
+
+
+def _told(flow: str, result: Moved, broken: int, record: RunRecord) -> State[Any]:
+    totals = [asdict(total) for total in run_totals(record.run_id)]
+    figures: Mapping[str, object] = {
+        "studies": sum(total["studies"] for total in totals),
+        "instances": sum(total["instances"] for total in totals),
+        "bytes": sum(total["bytes"] for total in totals),
+        "busy": len(result.busy),
+        "failed": len(result.failures),
+        "broken_shards": broken,
+    }
+    sentence = _sentence(figures, result.failures)
+    publish_table(f"{flow}-result", sentence, totals)
+    publish_table(f"{flow}-failures", f"{len(result.failures)} failures", [asdict(failure) for failure in result.failures])
+    publish_summary(f"{flow}-summary", flow.capitalize(), sentence, figures)
+    is_whole = not result.failures and not broken
+    record.finish("completed" if is_whole else "failed", figures)
+    return Completed(message=sentence) if is_whole else Failed(message=sentence)
+
+
+def _sentence(figures: Mapping[str, object], failures: Sequence[Failure]) -> str:
+    done = f"{figures['instances']} instances of {figures['studies']} studies done"
+    if figures["busy"]:
+        done += f"; {figures['busy']} studies are left to another run"
+    if failures:
+        reason, count = Counter(failure.reason for failure in failures).most_common(1)[0]
+        done += f"; {len(failures)} failed, {count} of them: {reason}"
+    if figures["broken_shards"]:
+        done += f"; {figures['broken_shards']} shards broke off"
+    return done

@@ -1,0 +1,257 @@
+"""Where instances are: moved, copied, taken out, so that a crash at any line leaves every object known and every instance held.
+
+An object that is not the one of its key has a row in `instance_copy`, written before the object is and removed after it is gone:
+`arriving` while it is copied, `held` as a further good copy, `leaving` once the key names another. Whoever works on a study holds
+its lock and first settles what an earlier, killed run has left. The key in PostgreSQL says where an instance is; it changes only
+from what it was when the copy was made. The lake follows, and only then does the old object go.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+import duckdb
+
+from pacs_core.index.commit import LakeIndexWriter
+from pacs_core.index.keys import OBJECT_COLUMNS
+from pacs_core.index.postgres import CatalogURL, Database, Row, Session
+from pacs_core.index.schema import clean
+from pacs_core.model import UID, Change, Copy, CopyState, Removed, StoredObject
+from pacs_core.ports import Departure, StudyTotals
+
+_STUDY_LOCKS = 0x70616373  # the first half of advisory locks that mean a study
+_OBJECT = ", ".join(f'"{name}"' for name in OBJECT_COLUMNS)
+_KEY_TYPES = '"SOPInstanceUID" text, tier text, path text, size bigint, sha256 text, "SeriesInstanceUID" text, "StudyInstanceUID" text'
+_GIVEN = f"json_to_recordset(CAST(:rows AS json)) AS given({_KEY_TYPES}, target text)"
+
+_STUDY_OBJECTS = f'SELECT {_OBJECT} FROM pacs.instance_key WHERE "StudyInstanceUID" = ANY(CAST(:studies AS text[]))'  # noqa: S608 constants
+_COPY = '"SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", tier, path, member, size, sha256, state, since, verified_at, run_id'
+_COPIES = f'SELECT {_COPY} FROM pacs.instance_copy WHERE "StudyInstanceUID" = ANY(CAST(:studies AS text[]))'  # noqa: S608 constants
+_DEPARTING = f"""
+    SELECT {_COPY} FROM pacs.instance_copy AS copy
+    WHERE "StudyInstanceUID" = ANY(CAST(:studies AS text[])) AND state <> 'held' AND NOT EXISTS (
+        SELECT 1 FROM pacs.instance_key AS held
+        WHERE held."SOPInstanceUID" = copy."SOPInstanceUID" AND held.tier = copy.tier AND held.path = copy.path AND copy.member = ''
+    )
+    FOR UPDATE OF copy
+"""  # noqa: S608 constants
+
+# A copy that is held already is made again; one that is leaving has to be settled first.
+_ANNOUNCE = f"""
+    INSERT INTO pacs.instance_copy ({_COPY})
+    SELECT "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", target, path, '', size, sha256, 'arriving', now(), NULL, :run
+    FROM {_GIVEN}
+    ON CONFLICT ("SOPInstanceUID", tier, path, member) DO UPDATE SET run_id = excluded.run_id
+    WHERE pacs.instance_copy.state <> 'leaving' AND pacs.instance_copy.sha256 = excluded.sha256
+    RETURNING "SOPInstanceUID"
+"""  # noqa: S608 constants
+_MOVE_KEYS = f"""
+    UPDATE pacs.instance_key AS held SET tier = given.target
+    FROM {_GIVEN}
+    WHERE held."SOPInstanceUID" = given."SOPInstanceUID" AND held.tier = given.tier AND held.path = given.path
+        AND held.sha256 = given.sha256
+    RETURNING held."SOPInstanceUID"
+"""  # noqa: S608 constants
+_FORGET = """
+    DELETE FROM pacs.instance_copy AS copy USING json_to_recordset(CAST(:rows AS json))
+        AS given("SOPInstanceUID" text, tier text, path text, member text)
+    WHERE copy."SOPInstanceUID" = given."SOPInstanceUID" AND copy.tier = given.tier AND copy.path = given.path
+        AND copy.member = given.member
+"""
+_LEAVE = f"""
+    INSERT INTO pacs.instance_copy ({_COPY})
+    SELECT "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", tier, path, '', size, sha256, :state, now(), NULL, :run
+    FROM {_GIVEN}
+    ON CONFLICT ("SOPInstanceUID", tier, path, member) DO UPDATE SET state = excluded.state, run_id = excluded.run_id
+"""  # noqa: S608 constants
+_HOLD = f"""
+    UPDATE pacs.instance_copy AS copy SET state = 'held', since = now(), verified_at = now(), run_id = :run
+    FROM {_GIVEN}
+    WHERE copy."SOPInstanceUID" = given."SOPInstanceUID" AND copy.tier = given.target AND copy.path = given.path AND copy.member = ''
+        AND EXISTS (SELECT 1 FROM pacs.instance_key AS held WHERE held."SOPInstanceUID" = given."SOPInstanceUID"
+            AND held.sha256 = given.sha256)
+    RETURNING copy."SOPInstanceUID"
+"""  # noqa: S608 constants
+_EVENTS = """
+    INSERT INTO pacs.study_event ("StudyInstanceUID", action, from_tier, to_tier, instances, bytes, flow, policy, run_id)
+    SELECT "StudyInstanceUID", :action, tier, target, count(*), sum(size), :flow, :policy, :run
+    FROM json_to_recordset(CAST(:rows AS json)) AS given("StudyInstanceUID" text, tier text, target text, size bigint)
+    GROUP BY "StudyInstanceUID", tier, target
+"""
+
+
+class LakeLocations:
+    """ports.Locations. Thread-safe.
+
+    Args:
+        catalog_url: where the keys are.
+        writer: lends its connection to the lake, and its turn among the committers.
+    """
+
+    def __init__(self, catalog_url: str, writer: LakeIndexWriter) -> None:
+        self._url = CatalogURL.parse(catalog_url)
+        self._database = Database(catalog_url)
+        self._writer = writer
+
+    @contextmanager
+    def locked(self, studies: Iterable[UID]) -> Iterator[frozenset[UID]]:
+        """Be the only one who works on these studies; those that somebody else works on are left out."""
+        session = Session(self._url, application_name="pacs-study-lock")
+        try:
+            mine = session.run(
+                "SELECT study FROM unnest(CAST(:studies AS text[])) AS study"
+                " WHERE pg_try_advisory_lock(CAST(:space AS integer), hashtext(study))",
+                studies=sorted(map(clean, set(studies))),
+                space=_STUDY_LOCKS,
+            )
+            yield frozenset(UID(study) for (study,) in mine)
+        finally:
+            session.close()
+
+    def objects(self, studies: Sequence[UID]) -> Sequence[StoredObject]:
+        """The objects that hold the instances of studies now."""
+        with self._database.transaction() as session:
+            return [StoredObject(*row) for row in session.run(_STUDY_OBJECTS, studies=[clean(study) for study in studies])]
+
+    def copies(self, studies: Sequence[UID]) -> Sequence[Copy]:
+        """All other objects of studies, whatever their state."""
+        with self._database.transaction() as session:
+            return [_copy(row) for row in session.run(_COPIES, studies=[clean(study) for study in studies])]
+
+    @contextmanager
+    def departing(self, studies: Sequence[UID]) -> Iterator[Departure]:
+        """The objects of studies that are to be removed: on their way, and not what holds an instance.
+
+        Only while the context lasts may they be, and only what is then entered as gone is forgotten: nobody else can make a copy
+        under such a name in the meantime.
+        """
+        with self._database.transaction() as session:
+            rows = session.run(_DEPARTING, studies=[clean(study) for study in studies])
+            departure = Departure(tuple(map(_copy, rows)))
+            yield departure
+            session.run(_FORGET, rows=_copy_keys(departure.gone))
+
+    def unsettled_studies(self) -> Sequence[UID]:
+        """Studies of which a run that is over, or still at work, has copies on their way."""
+        with self._database.transaction() as session:
+            rows = session.run("""SELECT DISTINCT "StudyInstanceUID" FROM pacs.instance_copy WHERE state <> 'held'""")
+        return [UID(study) for (study,) in rows]
+
+    def announce(self, objects: Sequence[StoredObject], tier: str, run: str) -> frozenset[UID]:
+        """Say that copies of these objects will be on a tier, under the same paths; the instances of which one may now be made."""
+        with self._database.transaction() as session:
+            return _uids(session.run(_ANNOUNCE, rows=_rows(objects, tier), run=run))
+
+    def moved(self, objects: Sequence[StoredObject], tier: str, change: Change, *, keep: bool = False) -> frozenset[UID]:
+        """The objects' announced copies on a tier are good: they are now what holds the instances.
+
+        Those that have been replaced or moved meanwhile keep their place; the instances that changed it are returned. The old
+        objects become `leaving`, or, with `keep`, further copies.
+        """
+        with self._writer.committing() as (session, lake):
+            with session.transaction():
+                moved = _uids(session.run(_MOVE_KEYS, rows=_rows(objects, tier)))
+                gone = [each for each in objects if each.SOPInstanceUID in moved]
+                if gone:
+                    session.run(_FORGET, rows=_arrived(gone, tier))
+                    session.run(_LEAVE, rows=_rows(gone, tier), run=change.run, state="held" if keep else "leaving")
+                    record_event(session, gone, change, target=tier)
+            if gone:
+                self._follow(lake, [UID(clean(uid)) for uid in moved], [tier] * len(moved), change)
+        return moved
+
+    def copied(self, objects: Sequence[StoredObject], tier: str, change: Change) -> frozenset[UID]:
+        """The objects' announced copies on a tier are good and stay beside them; returns the instances they are good for."""
+        with self._database.transaction() as session:
+            held = _uids(session.run(_HOLD, rows=_rows(objects, tier), run=change.run))
+            record_event(session, [each for each in objects if each.SOPInstanceUID in held], change, target=tier)
+        return held
+
+    def catch_up(self, studies: Sequence[UID], change: Change) -> None:
+        """Let the lake name the tiers that the keys name: a run may have died between the two."""
+        with self._writer.committing() as (_, lake):
+            keys = {each.SOPInstanceUID: each for each in self.objects(studies)}
+            query = "SELECT SOPInstanceUID, tier FROM lake.instance WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[]))"
+            rows = lake.execute(query, [[clean(study) for study in studies]]).fetchall()
+            stale = [UID(uid) for uid, tier in rows if uid in keys and keys[uid].tier != tier]
+            if stale:
+                self._follow(lake, stale, [keys[uid].tier for uid in stale], change)
+
+    def totals(self, run: str) -> Sequence[StudyTotals]:
+        """What a run has done, by action and tiers."""
+        with self._database.transaction() as session:
+            rows = session.run(
+                'SELECT action, from_tier, to_tier, count(DISTINCT "StudyInstanceUID"), sum(instances)::bigint, sum(bytes)::bigint'
+                " FROM pacs.study_event WHERE run_id = :run GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+                run=run,
+            )
+        return [StudyTotals(*row) for row in rows]
+
+    def close(self) -> None:
+        """Release everything."""
+        self._database.close()
+        self._writer.close()
+
+    def _follow(self, lake: duckdb.DuckDBPyConnection, uids: Sequence[UID], tiers: Sequence[str], change: Change) -> None:
+        with self._writer.files.transaction(lake):
+            lake.execute(
+                "CALL lake.set_commit_message(?, ?, extra_info => ?)",
+                [change.flow, change.action, json.dumps({"run_id": change.run, "policy": change.policy})],
+            )
+            lake.execute(
+                "UPDATE lake.instance SET tier = moved.tier, located_at = ?, located_by = ?"
+                " FROM (SELECT unnest(?::VARCHAR[]) AS uid, unnest(?::VARCHAR[]) AS tier) AS moved WHERE SOPInstanceUID = moved.uid",
+                [change.at, change.run, list(uids), list(tiers)],
+            )
+
+
+def record_event(session: Session, objects: Iterable[StoredObject | Removed], change: Change, *, target: str = "") -> None:
+    """Write down, for each study and tier, what is done to these objects; part of the transaction that does it."""
+    rows = [{"StudyInstanceUID": each.StudyInstanceUID, "tier": each.tier, "target": target, "size": each.size} for each in objects]
+    session.run(
+        _EVENTS,
+        rows=clean(json.dumps(rows, ensure_ascii=False)),
+        action=change.action,
+        flow=change.flow,
+        policy=change.policy,
+        run=change.run,
+    )
+
+
+def _uids(rows: Iterable[Row]) -> frozenset[UID]:
+    return frozenset(UID(uid) for (uid,) in rows)
+
+
+def _rows(objects: Iterable[StoredObject], tier: str) -> str:
+    names = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "tier", "path", "size", "sha256")
+    return clean(json.dumps([{name: getattr(each, name) for name in names} | {"target": tier} for each in objects], ensure_ascii=False))
+
+
+def _copy_keys(copies: Iterable[Copy]) -> str:
+    names = ("SOPInstanceUID", "tier", "path", "member")
+    return clean(json.dumps([{name: getattr(each, name) for name in names} for each in copies], ensure_ascii=False))
+
+
+def _arrived(objects: Iterable[StoredObject], tier: str) -> str:
+    keys = [{"SOPInstanceUID": each.SOPInstanceUID, "tier": tier, "path": each.path, "member": ""} for each in objects]
+    return clean(json.dumps(keys, ensure_ascii=False))
+
+
+def _copy(row: Row) -> Copy:
+    instance, series, study, tier, path, member, size, sha256, state, since, verified_at, run = row
+    assert isinstance(since, datetime)
+    return Copy(
+        SOPInstanceUID=UID(instance),
+        SeriesInstanceUID=UID(series),
+        StudyInstanceUID=UID(study),
+        tier=tier,
+        path=path,
+        member=member,
+        size=size,
+        sha256=sha256,
+        state=CopyState(state),
+        since=since,
+        verified_at=verified_at,
+        run=run,
+    )

@@ -1,0 +1,225 @@
+"""Objects move to another tier, or are copied there: copy, verify at the destination, change the index, remove the old object.
+
+At every moment the index names an object that is whole and verified. What a killed run leaves on its way is known to `Locations`
+and removed by whoever works on the study next.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from pacs_core.archive.placing import is_intact
+from pacs_core.errors import ChecksumMismatch, IntegrityError, PacsError, StorageUnavailable
+from pacs_core.lifecycle.plan import Step
+from pacs_core.model import UID, Change, Copy, CopyState, StoredObject
+from pacs_core.ports import LandingStore, Locations, ObjectStore
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 500  # objects between two changes of the index
+_BLOCK = 1 << 20
+_REMOVERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An instance, or with SOPInstanceUID "" a whole study, for which nothing was done."""
+
+    StudyInstanceUID: str
+    SOPInstanceUID: str
+    reason: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What became of some steps.
+
+    Attributes:
+        instances, bytes: for which it was done.
+        studies: of which anything was done.
+        busy: studies that another run works on; they are left to it.
+        failures: what could not be done; everything else was.
+    """
+
+    instances: int = 0
+    bytes: int = 0
+    studies: int = 0
+    busy: tuple[UID, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+    def __add__(self, other: "Moved") -> "Moved":
+        return Moved(
+            self.instances + other.instances,
+            self.bytes + other.bytes,
+            self.studies + other.studies,
+            self.busy + other.busy,
+            self.failures + other.failures,
+        )
+
+
+class Mover:
+    """Moves and copies studies between tiers. Thread-safe.
+
+    Args:
+        stores: the tiers by name.
+        locations: where instances are.
+        landing: where instances arrive: a name that is taken there may be an arrival's, and is never overwritten.
+        scratch: a directory for what comes from a remote tier and goes to another.
+    """
+
+    def __init__(self, stores: Mapping[str, ObjectStore], locations: Locations, landing: LandingStore, scratch: Path) -> None:
+        self._stores = stores
+        self._locations = locations
+        self._landing = landing
+        self._scratch = scratch
+
+    def move(self, steps: Sequence[Step], change: Change, *, keep: bool = False) -> Moved:
+        """Take steps of one source and target: their studies' objects change the tier.
+
+        With `keep`, the old objects stay as further copies. One object's failure stops no other. StorageUnavailable if a tier that
+        is named is not configured; IndexUnavailable.
+        """
+        return self._each_study(steps, lambda objects: self._moved(objects, steps[0].target, change, keep=keep), change)
+
+    def copy(self, steps: Sequence[Step], change: Change) -> Moved:
+        """Take steps of one source and target: a further copy of every object that has none there yet. Errors as `move`."""
+        return self._each_study(steps, lambda objects: self._copied(objects, steps[0].target, change), change)
+
+    def settle(self, studies: Sequence[UID], change: Change) -> None:
+        """Bring to an end what killed runs have left of studies whose lock is held."""
+        if any(copy.state is not CopyState.HELD for copy in self._locations.copies(studies)):
+            self._locations.catch_up(studies, change)
+            self._remove_departing(studies)
+
+    def _each_study(self, steps: Sequence[Step], work: Callable[[Sequence[StoredObject]], Moved], change: Change) -> Moved:
+        source, target = steps[0].source, steps[0].target
+        for tier in (source, target):
+            self._store(tier)
+        wanted = [step.StudyInstanceUID for step in steps]
+        with self._locations.locked(wanted) as mine:
+            studies = [study for study in wanted if study in mine]
+            self.settle(studies, change)
+            objects = [each for each in self._locations.objects(studies) if each.tier == source]
+            result = sum((work(objects[at : at + _BATCH]) for at in range(0, len(objects), _BATCH)), Moved())
+        return result + Moved(busy=tuple(study for study in wanted if study not in mine))
+
+    def _moved(self, objects: Sequence[StoredObject], target: str, change: Change, *, keep: bool) -> Moved:
+        good, failures = self._transfer(objects, target, change)
+        moved = self._locations.moved(good, target, change, keep=keep) if good else frozenset[UID]()
+        self._remove_departing(sorted({each.StudyInstanceUID for each in objects}))
+        return _outcome(good, moved, failures)
+
+    def _copied(self, objects: Sequence[StoredObject], target: str, change: Change) -> Moved:
+        present = {
+            (copy.SOPInstanceUID, copy.sha256)
+            for copy in self._locations.copies(sorted({each.StudyInstanceUID for each in objects}))
+            if copy.tier == target and copy.state is CopyState.HELD
+        }
+        missing = [each for each in objects if (each.SOPInstanceUID, each.sha256) not in present]
+        good, failures = self._transfer(missing, target, change)
+        copied = self._locations.copied(good, target, change) if good else frozenset[UID]()
+        self._remove_departing(sorted({each.StudyInstanceUID for each in objects}))
+        return _outcome(good, copied, failures)
+
+    def _transfer(self, objects: Sequence[StoredObject], target: str, change: Change) -> tuple[list[StoredObject], list[Failure]]:
+        """Make verified copies; those that could be made, and why others could not."""
+        if not objects:
+            return [], []
+        ours = self._locations.announce(objects, target, change.run)
+        failures = [
+            _failure(each, StorageUnavailable("an earlier copy there is still being removed"))
+            for each in objects
+            if each.SOPInstanceUID not in ours
+        ]
+        announced = [each for each in objects if each.SOPInstanceUID in ours]
+        with ThreadPoolExecutor(self._store(target).concurrency, thread_name_prefix="transfer") as threads:
+            outcomes = list(threads.map(lambda each: self._attempt(each, target), announced))
+        good = [each for each, problem in zip(announced, outcomes, strict=True) if problem is None]
+        failures += [_failure(each, problem) for each, problem in zip(announced, outcomes, strict=True) if problem is not None]
+        return good, failures
+
+    def _attempt(self, each: StoredObject, target: str) -> PacsError | None:
+        try:
+            with as_local_file(self._stores, each.tier, each.path, each.sha256, self._scratch) as source:
+                if target == self._landing.tier:
+                    self._bring_back(each, source)
+                else:
+                    self._store(target).put(each.path, source, sha256=each.sha256)
+        except PacsError as exc:
+            tell = log.error if isinstance(exc, IntegrityError) else log.warning
+            tell("object_not_copied", SOPInstanceUID=each.SOPInstanceUID, tier=each.tier, path=each.path, reason=str(exc))
+            return exc
+        return None
+
+    def _bring_back(self, each: StoredObject, source: Path) -> None:
+        """To the tier where instances arrive. StorageUnavailable if another arrival has the name, until that is settled."""
+        incoming = self._landing.incoming()
+        try:
+            with source.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    incoming.write(block)
+            if incoming.seal() != each.sha256:
+                raise ChecksumMismatch(f"{each.path} on tier {each.tier} does not hash to what was stored")
+            if not self._landing.place(incoming, each.path, durable=True).created and not is_intact(self._landing, each):
+                raise StorageUnavailable(f"another arrival has the name {each.path} on tier {self._landing.tier}, for now")
+        finally:
+            incoming.discard()
+
+    def _remove_departing(self, studies: Sequence[UID]) -> None:
+        """Remove objects that no longer hold an instance. What cannot be removed now is removed when its study is next worked on."""
+        with self._locations.departing(studies) as departure, ThreadPoolExecutor(_REMOVERS, thread_name_prefix="remove") as threads:
+            removed = threads.map(self._remove, departure.copies)
+            departure.gone.extend(copy for copy, done in zip(departure.copies, removed, strict=True) if done)
+
+    def _remove(self, copy: Copy) -> bool:
+        try:
+            self._store(copy.tier).delete(copy.path)
+        except PacsError as exc:
+            log.warning("old_object_not_removed", SOPInstanceUID=copy.SOPInstanceUID, tier=copy.tier, path=copy.path, reason=str(exc))
+            return False
+        return True
+
+    def _store(self, tier: str) -> ObjectStore:
+        if tier not in self._stores:
+            raise StorageUnavailable(f"the tier {tier} is not configured")
+        return self._stores[tier]
+
+
+@contextmanager
+def as_local_file(stores: Mapping[str, ObjectStore], tier: str, path: str, sha256: str, scratch: Path) -> Iterator[Path]:
+    """An object as a local file for as long as the context lasts: itself, or a checked copy in a scratch directory.
+
+    StorageUnavailable, ObjectMissing, ObjectArchived; ChecksumMismatch for what had to be fetched.
+    """
+    if tier not in stores:
+        raise StorageUnavailable(f"the tier {tier} is not configured")
+    local = stores[tier].local_path(path)
+    if local is not None:
+        yield local
+        return
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        target = Path(folder) / "object"
+        stores[tier].fetch(path, target, sha256=sha256)
+        yield target
+
+
+def _outcome(good: Sequence[StoredObject], done: frozenset[UID], failures: Sequence[Failure]) -> Moved:
+    """Of what was transferred, what the index took counts; what was replaced meanwhile is no failure."""
+    finished = [each for each in good if each.SOPInstanceUID in done]
+    return Moved(
+        instances=len(finished),
+        bytes=sum(each.size for each in finished),
+        studies=len({each.StudyInstanceUID for each in finished}),
+        failures=tuple(failures),
+    )
+
+
+def _failure(each: StoredObject, problem: PacsError) -> Failure:
+    return Failure(each.StudyInstanceUID, each.SOPInstanceUID, str(problem), problem.retryable)

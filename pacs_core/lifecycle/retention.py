@@ -1,0 +1,174 @@
+"""Retention: studies leave the index, stay in quarantine for a while, and are then destroyed, or brought back.
+
+1. The keys go, unless the study is on hold, in the transaction that writes down what is removed.
+2. The lake follows.
+3. The objects go into quarantine: those of the landing tier, whose names arrivals may want, out of the way; others keep their names.
+4. When their time is over they are destroyed, unless something is held under their name again.
+
+Each step is repeated by the next run where one was killed. Until the fourth every byte is still there.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+
+from pacs_core.archive.placing import record_of_file
+from pacs_core.archive.verification import verify_shard
+from pacs_core.errors import ChecksumMismatch, DuplicateInstance, ObjectMissing, PacsError, StorageUnavailable
+from pacs_core.lifecycle.moving import Failure, Moved, as_local_file
+from pacs_core.lifecycle.plan import Step
+from pacs_core.model import UID, Change, Copy, CopyState, Removed, RemovedState, StoredObject
+from pacs_core.ports import IndexWriter, LandingStore, Locations, ObjectStore, Removals
+
+log = structlog.get_logger(__name__)
+
+
+class Retention:
+    """Removes studies, destroys what was removed. Thread-safe.
+
+    Args:
+        stores: the tiers by name.
+        locations: where instances are; its locks say who works on a study.
+        removals: takes instances out of the index.
+        landing: where instances arrive.
+        scratch: a directory for what is brought back from a remote tier.
+        settled: returns once everything is in the index that was acknowledged before; UnavailableError if that takes too long.
+    """
+
+    def __init__(
+        self,
+        stores: Mapping[str, ObjectStore],
+        locations: Locations,
+        removals: Removals,
+        landing: LandingStore,
+        scratch: Path,
+        settled: Callable[[], None],
+    ) -> None:
+        self._stores = stores
+        self._locations = locations
+        self._removals = removals
+        self._landing = landing
+        self._scratch = scratch
+        self._settled = settled
+
+    def remove(self, steps: Sequence[Step], change: Change, destroy_after: datetime, *, require_copy: bool) -> Moved:
+        """Take steps: their studies' objects on the source tier leave the index. One study's failure stops no other.
+
+        With `require_copy`, only instances of which another copy is held that has just been read and found good.
+        """
+        wanted = [step.StudyInstanceUID for step in steps]
+        result = Moved()
+        with self._locations.locked(wanted) as mine:
+            for step in steps:
+                if step.StudyInstanceUID in mine:
+                    result += self._remove_study(step, change, destroy_after, require_copy=require_copy)
+        return result + Moved(busy=tuple(study for study in wanted if study not in mine))
+
+    def finish(self, change: Change) -> None:
+        """Bring to an end what killed runs have begun, as far as nobody works on it."""
+        begun = self._removals.all(RemovedState.LEAVING)
+        with self._locations.locked({each.StudyInstanceUID for each in begun}) as mine:
+            self._quarantine([each for each in begun if each.StudyInstanceUID in mine], change)
+
+    def destroy(self, removed: Sequence[Removed], change: Change) -> Moved:
+        """Destroy objects whose time is over. What is held again under its name stays, and counts as destroyed."""
+        done: list[Removed] = []
+        failures: list[Failure] = []
+        with self._locations.locked({each.StudyInstanceUID for each in removed}) as mine:
+            ours = [each for each in removed if each.StudyInstanceUID in mine]
+            in_use = self._removals.in_use(ours)
+            for each in ours:
+                try:
+                    self._destroy(each, is_in_use=(each.tier, each.path) in in_use)
+                except PacsError as exc:
+                    failures.append(Failure(each.StudyInstanceUID, each.SOPInstanceUID, str(exc), retryable=True))
+                else:
+                    done.append(each)
+            self._removals.enter(done, RemovedState.DESTROYED, change)
+        return Moved(len(done), sum(each.size for each in done), len({each.StudyInstanceUID for each in done}), (), tuple(failures))
+
+    def undo(self, removed: Sequence[Removed], change: Change, writer: IndexWriter) -> Moved:
+        """Bring back what is in quarantine: its name, then its place in the index. What is held again meanwhile is not touched."""
+        result = Moved()
+        with self._locations.locked({each.StudyInstanceUID for each in removed}) as mine:
+            for each in removed:
+                if each.StudyInstanceUID in mine:
+                    result += self._restore(each, change, writer)
+        return result
+
+    def _restore(self, each: Removed, change: Change, writer: IndexWriter) -> Moved:
+        try:
+            if each.tier == self._landing.tier and not self._landing.revive(each.path, each.sha256):
+                raise DuplicateInstance(f"another object has arrived under the name {each.path}")
+            with as_local_file(self._stores, each.tier, each.path, each.sha256, self._scratch) as file:
+                record = record_of_file(file, tier=each.tier, path=each.path)
+            if record.sha256 != each.sha256:
+                raise ChecksumMismatch(f"{each.path} on tier {each.tier} does not hash to what was stored")
+            if writer.commit([record]).conflicting:
+                raise DuplicateInstance("the instance is held again, under another name")
+            self._removals.enter([each], RemovedState.RESTORED, change)
+            if each.tier == self._landing.tier:
+                self._landing.destroy(each.sha256)  # its other name stays
+        except (PacsError, OSError) as exc:
+            retryable = not isinstance(exc, PacsError) or exc.retryable
+            return Moved(failures=(Failure(each.StudyInstanceUID, each.SOPInstanceUID, str(exc), retryable),))
+        return Moved(instances=1, bytes=each.size, studies=0)
+
+    def _remove_study(self, step: Step, change: Change, destroy_after: datetime, *, require_copy: bool) -> Moved:
+        try:
+            objects = [each for each in self._locations.objects([step.StudyInstanceUID]) if each.tier == step.source]
+            failures: list[Failure] = []
+            if require_copy:
+                objects, failures = self._with_good_copy(step.StudyInstanceUID, objects)
+            taken = self._removals.take_out(objects, change, destroy_after) if objects else frozenset[UID]()
+            self._quarantine(self._removals.all(RemovedState.LEAVING, study=step.StudyInstanceUID), change)
+        except PacsError as exc:
+            return Moved(failures=(Failure(step.StudyInstanceUID, "", str(exc), exc.retryable),))
+        gone = [each for each in objects if each.SOPInstanceUID in taken]
+        return Moved(len(gone), sum(each.size for each in gone), 1 if gone else 0, (), tuple(failures))
+
+    def _with_good_copy(self, study: UID, objects: Sequence[StoredObject]) -> tuple[list[StoredObject], list[Failure]]:
+        """Those of which a copy was just read and found good, and why the others may not go."""
+        held = {(copy.SOPInstanceUID, copy.sha256): copy for copy in self._locations.copies([study]) if _counts(copy)}
+        as_held = [
+            (each, replace(each, tier=copy.tier, path=copy.path))
+            for each in objects
+            if (copy := held.get((each.SOPInstanceUID, each.sha256))) is not None
+        ]
+        intact = set(verify_shard(self._stores, [copy for _, copy in as_held]).intact)
+        good = [each for each, _ in as_held if each.SOPInstanceUID in intact]
+        lacking = [each for each in objects if each.SOPInstanceUID not in intact]
+        return good, [Failure(study, each.SOPInstanceUID, "there is no verified copy", retryable=False) for each in lacking]
+
+    def _quarantine(self, leaving: Sequence[Removed], change: Change) -> None:
+        """The lake forgets them, then their objects go out of the way."""
+        if not leaving:
+            return
+        self._removals.forget_rows(leaving, change)
+        here = [each for each in leaving if each.tier == self._landing.tier]
+        for each in here:
+            with suppress(ObjectMissing):  # destroyed by hand; there is nothing left to keep
+                self._landing.retire(each.path, each.sha256)
+        # Another arrival may have been found equal to an object before that was out of sight; its record then names it.
+        self._settled()
+        in_use = self._removals.in_use(here)
+        for each in here:
+            if (each.tier, each.path) in in_use and self._landing.revive(each.path, each.sha256):
+                log.info("removed_object_arrived_again", SOPInstanceUID=each.SOPInstanceUID, path=each.path)
+        self._removals.enter(leaving, RemovedState.QUARANTINED, change)
+
+    def _destroy(self, each: Removed, *, is_in_use: bool) -> None:
+        if each.tier == self._landing.tier:
+            self._landing.destroy(each.sha256)
+        elif each.tier not in self._stores:
+            raise StorageUnavailable(f"the tier {each.tier} is not configured")
+        elif not is_in_use:
+            self._stores[each.tier].delete(each.path)
+
+
+def _counts(copy: Copy) -> bool:
+    return copy.state is CopyState.HELD and not copy.member

@@ -1,0 +1,51 @@
+"""What the steps of every operation on studies share."""
+
+from collections.abc import Sequence
+from contextlib import closing
+
+from prefect.runtime import task_run
+
+from pacs_core import wiring
+from pacs_core.errors import IndexUnavailable, StorageUnavailable
+from pacs_core.lifecycle.moving import Moved
+from pacs_core.lifecycle.plan import Plan
+from pacs_core.ports import StudyTotals
+from pacs_core.settings import Settings, load_settings
+from tasks.policy import RETRIES
+
+SHARD_INSTANCES = 500
+SHARD_BYTES = 256 * 1024**2
+_JOURNAL_PATIENCE = 60.0  # seconds
+
+
+def keep_plan(run: str, flow: str, plan: Plan) -> None:
+    """Keep a dry run's plan for a real run."""
+    wiring.plans(load_settings()).put(run, flow, plan.to_json())
+
+
+def kept_plan(run: str, flow: str) -> Plan:
+    """The plan that a dry run has kept. NotFound."""
+    return Plan.from_json(wiring.plans(load_settings()).get(run, flow))
+
+
+def run_totals(run: str) -> Sequence[StudyTotals]:
+    """What a run has done so far, attempts that broke off included."""
+    with closing(wiring.locations(load_settings())) as locations:
+        return locations.totals(run)
+
+
+def retried(result: Moved) -> Moved:
+    """The result, unless repeating the task may do what is left: then it is repeated. To be the last call of a task."""
+    failures = [failure for failure in result.failures if failure.retryable]
+    if failures and task_run.run_count <= RETRIES["retries"]:
+        raise StorageUnavailable(f"{len(failures)} objects could not be done: {failures[0].reason}")
+    return result
+
+
+def catch_up(settings: Settings) -> None:
+    """What is acknowledged is in the index: a plan sees it, and no object that moves is placed once more out of the journal.
+
+    IndexUnavailable if that takes too long.
+    """
+    if not wiring.catch_up(settings, patience=_JOURNAL_PATIENCE):
+        raise IndexUnavailable("the index does not catch up with what has been acknowledged; is a committer running?")

@@ -1,0 +1,87 @@
+"""The steps of the `cleanup` and `undo-cleanup` flows."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime, timedelta
+
+from prefect import task
+
+from pacs_core import wiring
+from pacs_core.errors import ConfigurationError
+from pacs_core.index.removals import LakeRemovals
+from pacs_core.lifecycle.moving import Moved
+from pacs_core.lifecycle.plan import Plan, Step, capped
+from pacs_core.lifecycle.retention import Retention
+from pacs_core.lifecycle.rules import plan_retention
+from pacs_core.model import Change, Removed, RemovedState
+from pacs_core.settings import Settings, load_settings
+from tasks.operation import catch_up, retried
+from tasks.policy import RETRIES
+
+_AT_ONCE = 500  # objects that are destroyed or brought back while their studies are locked
+
+
+@task(task_run_name="plan", **RETRIES)
+def plan_cleanup(rule: str, max_studies: int | None) -> Plan:
+    """What the rules of the settings, or one of them, ask for now. ConfigurationError if there is none of that name."""
+    settings = load_settings()
+    catch_up(settings)
+    rules = [each for each in wiring.retention_rules(settings, datetime.now(UTC)) if rule in ("", each.name)]
+    if rule and not rules:
+        raise ConfigurationError(f"retentions: there is no rule {rule}")
+    with closing(wiring.index_reader(settings)) as reader:
+        return capped(plan_retention(rules, reader.study_facts), studies=max_studies)
+
+
+@task(task_run_name="shard {number}", **RETRIES)
+def remove_shard(number: int, steps: Sequence[Step], run: str) -> Moved:  # noqa: ARG001 - the run is named after it
+    """Take the studies of a shard out of the index, into quarantine."""
+    settings = load_settings()
+    (policy,) = {step.policy for step in steps}
+    rule = next((each for each in settings.retentions if each.name == policy), None)
+    if rule is None:
+        raise ConfigurationError(f"retentions: there is no rule {policy} any more")
+    now = datetime.now(UTC)
+    change = Change(run=run, flow="cleanup", action="removed", policy=policy, at=now)
+    with _retention(settings) as (retention, _):
+        result = retention.remove(steps, change, now + timedelta(days=rule.undo_days), require_copy=rule.require_copy)
+    return retried(result)
+
+
+@task(task_run_name="finish what was begun", **RETRIES)
+def finish_removals(run: str) -> None:
+    """What killed runs have taken out of the index goes into quarantine."""
+    change = Change(run=run, flow="cleanup", action="removed", policy="finished", at=datetime.now(UTC))
+    with _retention(load_settings()) as (retention, _):
+        retention.finish(change)
+
+
+@task(task_run_name="destroy what is due", **RETRIES)
+def destroy_due(run: str) -> Moved:
+    """Destroy what has been in quarantine for its time."""
+    change = Change(run=run, flow="cleanup", action="destroyed", policy="due", at=datetime.now(UTC))
+    with _retention(load_settings()) as (retention, removals):
+        due = removals.all(RemovedState.QUARANTINED, due_at=datetime.now(UTC))
+        return sum((retention.destroy(each, change) for each in _parts(due)), Moved())
+
+
+@task(task_run_name="bring back {study}", **RETRIES)
+def undo_study(study: str, run: str) -> Moved:
+    """Bring back what is in quarantine of a study."""
+    settings = load_settings()
+    change = Change(run=run, flow="undo-cleanup", action="restored", policy="manual", at=datetime.now(UTC))
+    with _retention(settings) as (retention, removals), closing(wiring.index_writer(settings)) as writer:
+        removed = removals.all(RemovedState.QUARANTINED, study=study)
+        return sum((retention.undo(each, change, writer) for each in _parts(removed)), Moved())
+
+
+@contextmanager
+def _retention(settings: Settings) -> Iterator[tuple[Retention, LakeRemovals]]:
+    with ExitStack() as stack:
+        locations = stack.enter_context(closing(wiring.locations(settings)))
+        removals = stack.enter_context(closing(wiring.removals(settings)))
+        yield wiring.retention(settings, locations, removals), removals
+
+
+def _parts(removed: Sequence[Removed]) -> Iterator[Sequence[Removed]]:
+    return (removed[at : at + _AT_ONCE] for at in range(0, len(removed), _AT_ONCE))
