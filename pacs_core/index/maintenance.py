@@ -8,6 +8,7 @@ Measured: reads slow down from about 1,000 inlined rows of our width (30 to 45 m
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -75,11 +76,23 @@ class Maintenance:
             log.info("index_merged", files=files)
 
 
+class Step(StrEnum):
+    """The steps, in their order."""
+
+    FLUSH = "flush"
+    REWRITE = "rewrite"
+    MERGE = "merge"
+    EXPIRE = "expire"
+    CLEAN_UP = "clean up"
+    REMOVE_ORPHANS = "remove orphans"
+    ANALYZE = "analyze"
+
+
 @dataclass(frozen=True, slots=True)
 class UpkeepStep:
     """What one step did, or, in a dry run, would do: `count` things of a kind, and their bytes where they have some."""
 
-    step: str
+    step: Step
     count: int
     what: str
     bytes: int = 0
@@ -103,14 +116,26 @@ class Upkeep:
             (files, size), (deleted,) = session.run(_FILES)[0], session.run(_DELETED)[0]
             limit = self._limit(session)
             return [
-                UpkeepStep("flush", inlined_rows(session), "inlined rows"),
-                UpkeepStep("rewrite", deleted, "deleted rows"),
-                UpkeepStep("merge", files, "files", size),
-                UpkeepStep("expire", session.run(_EXPIRABLE, limit=limit)[0][0] if limit else 0, "snapshots"),
-                UpkeepStep("clean up", len(clean_up(lake, dry_run=True)), "files that no snapshot needs"),
-                UpkeepStep("remove orphans", len(_remove_orphans(lake, dry_run=True)), "files that no commit has named"),
-                UpkeepStep("analyze", len(session.run(_TABLES)), "tables"),
+                UpkeepStep(Step.FLUSH, inlined_rows(session), "inlined rows"),
+                UpkeepStep(Step.REWRITE, deleted, "deleted rows"),
+                UpkeepStep(Step.MERGE, files, "files", size),
+                UpkeepStep(Step.EXPIRE, session.run(_EXPIRABLE, limit=limit)[0][0] if limit else 0, "snapshots"),
+                UpkeepStep(Step.CLEAN_UP, len(clean_up(lake, dry_run=True)), "files that no snapshot needs"),
+                UpkeepStep(Step.REMOVE_ORPHANS, len(_remove_orphans(lake, dry_run=True)), "files that no commit has named"),
+                UpkeepStep(Step.ANALYZE, len(session.run(_TABLES)), "tables"),
             ]
+
+    def do(self, step: Step) -> UpkeepStep:
+        """Do one step."""
+        return {
+            Step.FLUSH: self.flush,
+            Step.REWRITE: self.rewrite,
+            Step.MERGE: self.merge,
+            Step.EXPIRE: self.expire,
+            Step.CLEAN_UP: self.clean_up,
+            Step.REMOVE_ORPHANS: self.remove_orphans,
+            Step.ANALYZE: self.analyze,
+        }[step]()
 
     def flush(self) -> UpkeepStep:
         """Move what is inlined in the catalog to Parquet."""
@@ -118,7 +143,7 @@ class Upkeep:
             rows = inlined_rows(session)
             if rows:
                 flush(lake, self._writer.files)
-        return UpkeepStep("flush", rows, "inlined rows")
+        return UpkeepStep(Step.FLUSH, rows, "inlined rows")
 
     def rewrite(self) -> UpkeepStep:
         """Write files anew many of whose rows are deleted."""
@@ -126,7 +151,7 @@ class Upkeep:
             before = session.run(_DELETED)[0][0]
             with self._writer.files.transaction(lake):
                 lake.execute("CALL ducklake_rewrite_data_files('lake', delete_threshold => ?)", [_DELETED_SHARE]).fetchall()
-            return UpkeepStep("rewrite", before - session.run(_DELETED)[0][0], "deleted rows")
+            return UpkeepStep(Step.REWRITE, before - session.run(_DELETED)[0][0], "deleted rows")
 
     def merge(self) -> UpkeepStep:
         """Make few files of many."""
@@ -134,24 +159,24 @@ class Upkeep:
             before = session.run(_FILES)[0][0]
             merge(lake, self._writer.files, up_to=_LARGE_FILE)
             after, size = session.run(_FILES)[0]
-            return UpkeepStep("merge", before - after, "files fewer", size)
+            return UpkeepStep(Step.MERGE, before - after, "files fewer", size)
 
     def expire(self) -> UpkeepStep:
         """Forget old snapshots."""
         with self._writer.committing() as (session, lake):
             limit = self._limit(session)
             expired = lake.execute("CALL ducklake_expire_snapshots('lake', older_than => ?)", [limit]).fetchall() if limit else []
-        return UpkeepStep("expire", len(expired), "snapshots")
+        return UpkeepStep(Step.EXPIRE, len(expired), "snapshots")
 
     def clean_up(self) -> UpkeepStep:
         """Remove the files that were merged, rewritten, or of snapshots that are forgotten."""
         with self._writer.committing() as (_, lake):
-            return UpkeepStep("clean up", len(clean_up(lake)), "files that no snapshot needs")
+            return UpkeepStep(Step.CLEAN_UP, len(clean_up(lake)), "files that no snapshot needs")
 
     def remove_orphans(self) -> UpkeepStep:
         """Remove the files of commits that were killed before the catalog named them."""
         with self._writer.committing() as (_, lake):
-            return UpkeepStep("remove orphans", len(_remove_orphans(lake)), "files that no commit has named")
+            return UpkeepStep(Step.REMOVE_ORPHANS, len(_remove_orphans(lake)), "files that no commit has named")
 
     def analyze(self) -> UpkeepStep:
         """Refresh the statistics that PostgreSQL plans by."""
@@ -159,7 +184,7 @@ class Upkeep:
             tables = session.run(_TABLES)
             for schema, table in tables:
                 session.run(f'ANALYZE "{schema}"."{table}"')
-        return UpkeepStep("analyze", len(tables), "tables")
+        return UpkeepStep(Step.ANALYZE, len(tables), "tables")
 
     def close(self) -> None:
         """Release everything."""

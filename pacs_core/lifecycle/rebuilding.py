@@ -127,6 +127,9 @@ class Recovery(Protocol):
     def relocate(self, objects: Sequence[StoredObject], when: datetime, run: str) -> None:
         """Say that instances are held by these objects: what held them is gone."""
 
+    def close(self) -> None:
+        """Release everything, the writer included."""
+
 
 class Workplace:
     """The directory in which a rebuild keeps what it has found, until it is done."""
@@ -196,6 +199,58 @@ class Workplace:
             copy.flush()
             with mapped(cast(BinaryIO, copy)) as view:
                 yield view
+
+
+class Rebuild:
+    """All steps of a rebuild, for whoever carries them out: a flow on many workers, or one command. To be closed.
+
+    Args:
+        stores: every tier by name, the fastest first.
+        place: shared by all who take part.
+    """
+
+    def __init__(self, stores: Mapping[str, ObjectStore], place: Workplace, writer: IndexWriter, index: Recovery) -> None:
+        self._stores = stores
+        self._place = place
+        self._writer = writer
+        self._index = index
+
+    @property
+    def tiers(self) -> Sequence[str]:
+        """The names of the tiers."""
+        return list(self._stores)
+
+    def begin(self, *, into_existing: bool) -> None:
+        """The index may be rebuilt. ConfigurationError as `check_target`."""
+        check_target(self._index, self._place, into_existing=into_existing)
+        if not into_existing:
+            self._place.begin()
+
+    def shards(self, tier: str) -> Sequence[ObjectShard]:
+        """See `list_shards`."""
+        return list_shards(self._stores[tier], tier, self._place)
+
+    def scan(self, shard: ObjectShard) -> Scanned:
+        """See `scan_shard`."""
+        return scan_shard(self._stores[shard.tier], self.tiers.index(shard.tier), shard, self._place)
+
+    def merge(
+        self, shards: Sequence[ObjectShard], *, into_existing: bool, run: str, committed: Callable[[int], None] = lambda _: None
+    ) -> Merged:
+        """See `merge`. All shards must have been scanned. At the end what was found is forgotten."""
+        files = [self._place.records(shard) for shard in shards]
+        merged = merge(self._writer, self._index, self._stores, files, into_existing=into_existing, run=run, committed=committed)
+        self._place.clear()
+        return merged
+
+    def close(self) -> None:
+        """Release the index."""
+        self._index.close()
+
+    def abandon(self) -> None:
+        """Forget what was listed, unless a rebuild into an empty index waits to be continued."""
+        if not self._place.is_unfinished:
+            self._place.clear()
 
 
 def check_target(index: Recovery, place: Workplace, *, into_existing: bool) -> None:

@@ -11,7 +11,7 @@ from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.contents import digests
 from pacs_core.index.keys import held_object
 from pacs_core.index.lake import LakeReader
-from pacs_core.index.maintenance import Upkeep
+from pacs_core.index.maintenance import Step, Upkeep
 from pacs_core.index.postgres import Database
 from tests.support.records import record
 from tests.unit.index.conftest import Place
@@ -25,8 +25,7 @@ def everything(place: Place) -> Any:
 
 
 def run_all(upkeep: Upkeep) -> dict[str, int]:
-    steps = (upkeep.flush, upkeep.rewrite, upkeep.merge, upkeep.expire, upkeep.clean_up, upkeep.remove_orphans, upkeep.analyze)
-    return {done.step: done.count for done in (step() for step in steps)}
+    return {done.step.value: done.count for done in map(upkeep.do, Step)}
 
 
 def fill(writer: LakeIndexWriter) -> None:
@@ -55,7 +54,7 @@ def test_rows_stay_and_files_become_few(place: Place, writer: LakeIndexWriter, d
     writer.close()
     age(database, 40)
     upkeep = Upkeep(writer, expire_before=datetime.now(UTC) - 30 * DAY)
-    planned = {step.step: step.count for step in upkeep.planned()}
+    planned = {step.step.value: step.count for step in upkeep.planned()}
     assert (planned["flush"] > 0, planned["expire"] > 0, planned["merge"] > 1) == (True, True, True)
     assert everything(place) == before
     kept, files = snapshots(database)[-1][0], len(list(Path(place.data_path).rglob("*.parquet")))

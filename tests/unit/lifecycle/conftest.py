@@ -5,6 +5,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from struct import pack
+from typing import Any
 
 import pytest
 from pydicom.datadict import tag_for_keyword
@@ -100,7 +101,7 @@ def fill(archive: Archive) -> None:
             f"1.1.1.{12 - number}", study="1.1", series=f"1.1.{number % 2 + 1}", PatientID="P1", PatientName=f"First^Form{number}",
             StudyDescription=f"description {number}", InstanceNumber=str(number), Modality="CT", StudyDate="20240229",
         )  # fmt: skip
-    latin = {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jürgen".encode("latin-1")}
+    latin: dict[str, Any] = {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jürgen".encode("latin-1")}
     archive.store("1.2.1.1", study="1.2", series="1.2.1", source="MR 2", PatientID="P2", IssuerOfPatientID="H", **latin)
     japanese = b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B"
     archive.store("1.3.1.1", study="1.3", series="1.3.1", PatientID="P3", SpecificCharacterSet="\\ISO 2022 IR 87", PatientName=japanese)

@@ -19,7 +19,7 @@ from pacs_core.index.lake import LakeReader
 from pacs_core.index.postgres import Database
 from pacs_core.index.recovery import IndexRecovery
 from pacs_core.lifecycle import rebuilding
-from pacs_core.lifecycle.rebuilding import Merged, ObjectShard, Reason, Scanned, Workplace, check_target, list_shards, merge, scan_shard
+from pacs_core.lifecycle.rebuilding import Merged, ObjectShard, Reason, Rebuild, Scanned, Workplace, list_shards, scan_shard
 from pacs_core.model import Duplicates, Layout
 from pacs_core.storage.tiers import open_tier
 from tests.unit.index.conftest import Place
@@ -55,15 +55,11 @@ def rebuild(root: Path, place: Place, *, into_existing: bool = False) -> tuple[S
     work = Workplace(root / "rebuild")
     stores = {tier: open_tier(str(root / tier)) for tier in ("hot", "warm")}
     with closing(LakeIndexWriter(place.catalog_url, place.data_path)) as writer:
-        check_target(IndexRecovery(writer), work, into_existing=into_existing)
-        if not into_existing:
-            work.begin()
-        shards = [shard for tier in stores for shard in list_shards(stores[tier], tier, work)]
-        scanned = sum((scan_shard(stores[shard.tier], list(stores).index(shard.tier), shard, work) for shard in shards), Scanned())
-        files = [work.records(shard) for shard in shards]
-        merged = merge(writer, IndexRecovery(writer), stores, files, into_existing=into_existing, run="run")
-    work.clear()
-    return scanned, merged
+        process = Rebuild(stores, work, writer, IndexRecovery(writer))
+        process.begin(into_existing=into_existing)
+        shards = [shard for tier in process.tiers for shard in process.shards(tier)]
+        scanned = sum(map(process.scan, shards), Scanned())
+        return scanned, process.merge(shards, into_existing=into_existing, run="run")
 
 
 @pytest.fixture
@@ -261,7 +257,7 @@ def test_killed_in_the_middle_and_repeated_it_ends_with_the_same_rows(new_archiv
     fill(archive)
     archive.index()
     place = new_place()
-    command = [sys.executable, "-c", KILLED, archive.root, place.catalog_url, place.data_path, str(step)]
+    command = [sys.executable, "-c", KILLED, str(archive.root), place.catalog_url, place.data_path, str(step)]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
     assert Workplace(archive.root / "rebuild").is_unfinished
