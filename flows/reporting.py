@@ -41,6 +41,10 @@ class RunRecord:
             self._summary = {"error": f"{type(error).__name__}: {error}"}
         self._runs.finish(self._id, state=self._state, ended_at=datetime.now(UTC), summary=self._summary)
 
+    def renew(self) -> None:
+        """Enter the row again: what the run did has removed it."""
+        self.__enter__()
+
     def finish(self, state: str, summary: Mapping[str, object]) -> None:
         """What to write on exit."""
         self._state, self._summary = state, dict(summary)

@@ -26,21 +26,27 @@ from pacs_core.dimse.services.retrieve import Retrieve
 from pacs_core.dimse.services.storage import Storage
 from pacs_core.dimse.services.verification import Verification
 from pacs_core.errors import ConfigurationError, PacsError, UnavailableError
+from pacs_core.index.backup import IndexBackup
 from pacs_core.index.commit import LakeIndexWriter
+from pacs_core.index.contents import digests
 from pacs_core.index.copies import CopyReader
 from pacs_core.index.lake import LakeReader, prepare_index
 from pacs_core.index.locations import LakeLocations
+from pacs_core.index.maintenance import Upkeep
 from pacs_core.index.operational import FlowRuns, Peers, Plans, Recalls, StudyAccesses
 from pacs_core.index.postgres import Database
 from pacs_core.index.reader import LakeIndexReader
+from pacs_core.index.recovery import IndexRecovery
 from pacs_core.index.removals import Holds, LakeRemovals
 from pacs_core.index.sql import SQLSession
+from pacs_core.lifecycle.backup import Backups
 from pacs_core.lifecycle.moving import Mover
+from pacs_core.lifecycle.rebuilding import Rebuild, Workplace
 from pacs_core.lifecycle.repairing import Repairer
 from pacs_core.lifecycle.retention import Retention
 from pacs_core.lifecycle.rules import Fill, MigrationRule, RetentionRule, Selection, Watermarks
 from pacs_core.ports import ObjectStore
-from pacs_core.settings import Settings, StudySelection, TierSettings
+from pacs_core.settings import TIER_NAMES, Settings, StudySelection, TierSettings
 from pacs_core.storage.cache import ObjectCache
 from pacs_core.storage.journal import SegmentJournal
 from pacs_core.storage.landing import LandingDirectory
@@ -201,6 +207,42 @@ def fill(settings: Settings, tier: str) -> Fill:
 def repairer(settings: Settings, where: LakeLocations) -> Repairer:
     """Writes damaged objects anew."""
     return Repairer(stores(settings), where, landing(settings), settings.scratch_directory)
+
+
+def rebuild(settings: Settings) -> Rebuild:
+    """Makes the index anew from the tiers. To be closed."""
+    tiers = stores(settings)
+    by_speed = {name: tiers[name] for name in TIER_NAMES if name in tiers}
+    writer = index_writer(settings)
+    return Rebuild(by_speed, Workplace(settings.home / "rebuild"), writer, IndexRecovery(writer))
+
+
+def index_backup(settings: Settings) -> IndexBackup:
+    """The index as files, and back. To be closed."""
+    return IndexBackup(catalog_url(settings), settings.index_data, index_writer(settings))
+
+
+def backups(settings: Settings, destination: str = "") -> Backups:
+    """The backups at a destination: a tier by name, an absolute path or a URL; by default `<home>/backups`. ConfigurationError."""
+    if destination in settings.tiers:
+        tier = settings.tiers[destination]
+        store = open_tier(f"{tier.url.rstrip('/')}/.backups", _options(tier))  # hidden: nobody takes them for instances
+    elif destination and "://" not in destination and not destination.startswith("/"):
+        raise ConfigurationError(f"destination: {destination} is no tier, no absolute path and no URL")
+    else:
+        store = open_tier(destination or str(settings.home / "backups"))
+    return Backups(store, settings.scratch_directory)
+
+
+def upkeep(settings: Settings, *, expire_before: datetime) -> Upkeep:
+    """Looks after the index. To be closed."""
+    return Upkeep(index_writer(settings), expire_before=expire_before)
+
+
+def index_digests(settings: Settings) -> Mapping[str, str]:
+    """What two indexes are compared by (index.contents)."""
+    with closing(LakeReader(catalog_url(settings), settings.index_data)) as lake:
+        return digests(lake)
 
 
 def plans(settings: Settings) -> Plans:

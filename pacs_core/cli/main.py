@@ -19,10 +19,14 @@ app = typer.Typer(
 )
 peers = typer.Typer(no_args_is_help=True, help="The remote application entities that the archive may call.")
 holds = typer.Typer(no_args_is_help=True, help="Studies that retention must not touch.")
+index = typer.Typer(
+    no_args_is_help=True, help="The index as a whole: back it up, restore it, rebuild it from storage. Needs no flow engine."
+)
 flows = typer.Typer(no_args_is_help=True, help="The archive's operations: list, run, pause, resume, and what they did.")
 app.add_typer(peers, name="peer")
 app.add_typer(holds, name="hold")
 app.add_typer(flows, name="flow")
+app.add_typer(index, name="index")
 
 
 class Format(StrEnum):
@@ -58,6 +62,10 @@ Calling = Annotated[str, typer.Option("--aet", help="Our AE title in the associa
 Keys = Annotated[list[str], typer.Option("--key", "-k", help="A key: Keyword=value, or Keyword alone to have it returned. Repeatable.")]
 Level = Annotated[QueryLevel, typer.Option("--level", "-l", help="The level of the query.")]
 Model = Annotated[Root, typer.Option("--root", help="The information model.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Destination = Annotated[
+    str, typer.Option("--destination", "-d", help="A tier, a directory or a URL. Default: `backups` in the home.", show_default=False)
+]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How rows are printed.")]
 
 
@@ -246,6 +254,60 @@ def hold_release(study: Annotated[str, typer.Argument(help="The StudyInstanceUID
     from pacs_core.cli import manage
 
     manage.hold_release(home, study)
+
+
+@index.command("rebuild")
+def index_rebuild(
+    into_existing: Annotated[bool, typer.Option(help="Add what storage holds to an index that is not empty.")] = False,
+    yes: Yes = False,
+    home: Home = None,
+) -> None:
+    """Make the index anew from what lies on the tiers. Started again after an interruption, it continues."""
+    from pacs_core.cli import recovery
+
+    recovery.rebuild(home, into_existing=into_existing, yes=yes)
+
+
+@index.command("backup")
+def index_backup(
+    destination: Destination = "",
+    keep: Annotated[int, typer.Option(min=1, max=1000, help="How many backups stay; older ones are removed.")] = 14,
+    home: Home = None,
+) -> None:
+    """Back up the index and the operational tables, as of this moment. The archive may go on."""
+    from pacs_core.cli import recovery
+
+    recovery.backup(home, destination, keep)
+
+
+@index.command("backups")
+def index_backups(destination: Destination = "", format: FormatOption = Format.TABLE, home: Home = None) -> None:  # noqa: A002  # the option's name
+    """Show the backups, oldest first."""
+    from pacs_core.cli import recovery
+
+    recovery.backups(home, destination, format)
+
+
+@index.command("restore")
+def index_restore(
+    name: Annotated[str, typer.Argument(help="The backup's name. Default: the newest.", show_default=False)] = "",
+    destination: Destination = "",
+    overwrite: Annotated[bool, typer.Option(help="Replace an index that is not empty.")] = False,
+    yes: Yes = False,
+    home: Home = None,
+) -> None:
+    """Make the index what a backup says. What arrived or moved since is found by `pacs index rebuild --into-existing`."""
+    from pacs_core.cli import recovery
+
+    recovery.restore(home, name, destination, overwrite=overwrite, yes=yes)
+
+
+@index.command("hash")
+def index_hash(format: FormatOption = Format.TABLE, home: Home = None) -> None:  # noqa: A002  # the option's name
+    """Show the SHA-256 of each table's sorted rows, without what storage cannot tell: equal before and after a rebuild."""
+    from pacs_core.cli import recovery
+
+    recovery.digests(home, format)
 
 
 @flows.command("list")

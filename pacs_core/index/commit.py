@@ -163,6 +163,7 @@ class LakeIndexWriter:
         """See to it that no earlier committer can still change the lake."""
         if session.run("SELECT 1 FROM pacs.committer WHERE holder = :name", name=self._name):
             return
+        self._known = _KnownEntities()  # whoever committed meanwhile may have restored or rebuilt the index
         session.run(
             "SELECT pg_terminate_backend(pid, :patience) FROM pg_stat_activity WHERE datname = current_database()"
             " AND application_name LIKE 'pacs-commit %' AND application_name <> :name AND state <> 'idle'",

@@ -7,7 +7,8 @@ import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from gzip import GzipFile
+from typing import IO, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pg8000.exceptions import Error as DriverError
@@ -137,8 +138,15 @@ class Session:
         NotIndexable for values that PostgreSQL does not take, IndexUnavailable for everything else. Neither has the
         driver's error as its cause: that quotes values.
         """
+        return self._run(sql, {name: _encoded(value) for name, value in parameters.items()})
+
+    def copy(self, sql: str, stream: IO[bytes] | GzipFile) -> None:
+        """A COPY from STDIN or to STDOUT, which is the stream. Errors as `run`; an OSError of the stream counts as PostgreSQL's."""
+        self._run(sql, {"stream": stream})
+
+    def _run(self, sql: str, parameters: dict[str, Any]) -> Sequence[Row]:
         try:
-            return self._connection.run(sql, **{name: _encoded(value) for name, value in parameters.items()}) or ()
+            return self._connection.run(sql, **parameters) or ()
         except DriverError as exc:
             state = _sqlstate(exc)
             if state.startswith(_UNFIT) and state != _UNIQUE_VIOLATION:

@@ -34,6 +34,11 @@ def replacement_path(path: str, sha256: str) -> str:
     return f"{path.removesuffix(_SUFFIX)}~{sha256[:8]}{_SUFFIX}"
 
 
+def is_replacement(path: str) -> bool:
+    """Whether the name says that the object took another's place."""
+    return "~" in path.rsplit("/", 1)[-1]
+
+
 def path_component(uid: str) -> str:
     """The UID itself where it is one, otherwise `x-` and 40 hex digits of its SHA-256."""
     try:

@@ -1,0 +1,111 @@
+"""The index is lost, and comes back: from storage alone, or from a backup."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacs_core.index.postgres import CatalogURL, Session
+from tests.support.archive import Archive, Listener
+from tests.support.dcmtk import storescu
+from tests.support.processes import assert_succeeded
+from tests.support.synthetic import NAMES_BY_CHARSET, Study
+from tests.support.waiting import eventually
+
+NewListener = Callable[..., Listener]
+_KNOWN_TO_STORAGE = "* EXCLUDE (verified_at, located_at, located_by)"
+
+
+def dump(listener: Listener) -> dict[str, list[dict[str, Any]]]:
+    """Every row that storage can tell."""
+    columns = {"patient": "*", "study": "*", "series": "*", "instance": _KNOWN_TO_STORAGE}
+    return {table: listener.sql(f"SELECT {chosen} FROM {table} ORDER BY ALL") for table, chosen in columns.items()}
+
+
+def filled(listener: Listener, folder: Path) -> int:
+    """Studies of several patients are stored and indexed; how many instances."""
+    count = 0
+    for number, (charset, name) in enumerate(NAMES_BY_CHARSET.items()):
+        study = Study("MR", series=2, instances=3, attributes={"SpecificCharacterSet": charset.split("\\"), "PatientName": name})
+        assert_succeeded(storescu(listener.scp, study.write(folder / str(number))))
+        count += 6
+    eventually(lambda: listener.sql("SELECT count(*) AS n FROM instance") == [{"n": count}], what="the instances in the index")
+    return count
+
+
+def drop_index(listener: Listener) -> None:
+    session = Session(CatalogURL.parse(listener.env["PACS_CATALOG_URL"]), application_name="test")
+    session.run("DROP SCHEMA lake CASCADE")
+    session.run("DROP SCHEMA pacs CASCADE")
+    session.close()
+
+
+def test_an_index_that_was_dropped_is_rebuilt_from_storage_alone(new_listener: NewListener, tmp_path: Path) -> None:
+    listener = new_listener()
+    count = filled(listener, tmp_path / "made")
+    before, hashes = dump(listener), assert_succeeded(listener.run_pacs("index", "hash", "--format", "json")).stdout
+    drop_index(listener)
+    done = assert_succeeded(listener.run_pacs("index", "rebuild", "--yes"))
+    assert f"{count} instances indexed" in done.stdout
+    assert dump(listener) == before
+    assert assert_succeeded(listener.run_pacs("index", "hash", "--format", "json")).stdout == hashes
+    assert not (listener.home / "rebuild").exists()
+
+    # The listener that ran all the time goes on, and the index is not rebuilt over by mistake.
+    assert_succeeded(storescu(listener.scp, Study("MR", instances=2).write(tmp_path / "later")))
+    eventually(lambda: listener.sql("SELECT count(*) AS n FROM instance") == [{"n": count + 2}], what="what arrived afterwards")
+    refused = listener.run_pacs("index", "rebuild", "--yes")
+    assert refused.returncode == 2
+    assert "not empty" in refused.stdout
+    again = assert_succeeded(listener.run_pacs("index", "rebuild", "--into-existing", "--yes"))
+    assert f"0 instances indexed, {count + 2} were" in again.stdout
+    unasked = listener.run_pacs("index", "rebuild", "--into-existing")
+    assert "say --yes" in unasked.stdout
+
+
+def test_a_backup_comes_back_and_storage_tells_the_rest(new_listener: NewListener, tmp_path: Path) -> None:
+    listener = new_listener()
+    filled(listener, tmp_path / "made")
+    assert_succeeded(listener.run_pacs("peer", "add", "OTHER", "10.0.0.1", "104"))
+    assert_succeeded(listener.run_pacs("index", "backup", "--keep", "2"))
+    (listed,) = json.loads(assert_succeeded(listener.run_pacs("index", "backups", "--format", "json")).stdout)
+    assert_succeeded(storescu(listener.scp, Study("MR", instances=2).write(tmp_path / "later")))
+    eventually(lambda: len(dump(listener)["instance"]) == 20, what="what arrived after the backup")
+    before = dump(listener)
+    drop_index(listener)
+    assert_succeeded(listener.run_pacs("index", "restore", listed["backup"], "--yes"))
+    assert len(dump(listener)["instance"]) == 18
+    assert "OTHER" in assert_succeeded(listener.run_pacs("peer", "list")).stdout
+    assert_succeeded(listener.run_pacs("index", "rebuild", "--into-existing", "--yes"))
+    assert dump(listener) == before
+    refused = listener.run_pacs("index", "restore", "--yes")
+    assert refused.returncode == 2
+    assert "not empty" in refused.stdout
+
+
+@pytest.mark.timeout(400)
+def test_the_flows_do_it_on_the_running_archive(archive: Archive, tmp_path: Path) -> None:
+    study = Study("MR", series=2, instances=3)
+    assert_succeeded(storescu(archive.scp, study.write(tmp_path)))
+    held = f"SELECT count(*) AS n FROM instance WHERE StudyInstanceUID = '{study.uid}'"
+    eventually(lambda: archive.sql(held) == [{"n": 6}], what="the study in the index")
+
+    def run(flow: str, *parameters: str) -> str:
+        arguments = [argument for parameter in parameters for argument in ("--param", parameter)]
+        return assert_succeeded(archive.run_pacs("flow", "run", flow, *arguments, timeout=200)).stdout
+
+    assert "dry run:" in run("maintain", "dry_run=true")
+    assert "analyze:" in run("maintain")
+    assert "rows" in run("backup", "keep=3")
+    assert "has" in run("restore", "dry_run=true")
+    assert "would be read" in run("rebuild", "dry_run=true")
+    done = archive.run_pacs("flow", "run", "rebuild", "--param", "into_existing=true", timeout=200)  # others' tests damage objects
+    assert "0 instances were indexed" in done.stdout, done.stdout
+    refused = archive.run_pacs("flow", "run", "restore", timeout=200)
+    assert refused.returncode == 1
+    assert "not empty" in refused.stdout
+    assert archive.sql(held) == [{"n": 6}]
+    states = archive.sql("SELECT DISTINCT flow, state FROM flow_run WHERE flow IN ('maintain', 'backup') ORDER BY ALL")
+    assert {"flow": "backup", "state": "completed"} in states
