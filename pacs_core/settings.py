@@ -5,6 +5,7 @@ A setting `x` is `PACS_X` in the environment and `x = …` in `<home>/pacs.toml`
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -150,6 +151,16 @@ class RetentionRule(StudySelection):
     )
 
 
+class ArchivalRule(StudySelection):
+    """An `[[archivals]]` table: studies of which a copy is made at an archive destination."""
+
+    destination: str = Field(description="A name of `archives`, or a tier.")
+    form: str = Field(
+        "objects", pattern="^(objects|zip|tar)$", description="`objects`: each under its name; `zip` or `tar`: one file a study."
+    )
+    tiers: list[str] = Field(default_factory=list, description="Only what is on these tiers; empty: on any.")
+
+
 class Settings(BaseSettings):
     """Everything that can be configured, with its bounds."""
 
@@ -207,6 +218,14 @@ class Settings(BaseSettings):
         description="The tiers `hot` (where instances land; a local path), `warm` and `cold`. Default: hot only, at `<home>/hot`.",
     )
 
+    archives: dict[str, TierSettings] = Field(
+        default_factory=dict,
+        description="Destinations of the flow `archive` beside the tiers, tables `[archives.<name>]` with what a tier has.",
+    )
+    archivals: list[ArchivalRule] = Field(
+        default_factory=list,
+        description="Rules that the flow `archive` follows, tables `[[archivals]]` of `pacs.toml`; a study may follow several.",
+    )
     migrations: list[MigrationRule] = Field(
         default_factory=list,
         description="Rules that the flow `migrate` follows, tables `[[migrations]]` of `pacs.toml`; a study follows the first one that names it.",
@@ -349,15 +368,22 @@ def _complete(settings: Settings) -> Settings:
         raise ConfigurationError(
             f"tiers.hot.url: instances land on a local path, not on {hot.split('://')[0]}://; put remote storage in tiers.warm or tiers.cold"
         )
-    for rule in settings.migrations:
-        if missing := {rule.source, rule.target} - set(tiers):
-            raise ConfigurationError(f"migrations: rule {rule.name} names the tier {', '.join(sorted(missing))}, which is not configured")
-    for retention in settings.retentions:
-        if missing := set(retention.tiers) - set(tiers):
-            raise ConfigurationError(
-                f"retentions: rule {retention.name} names the tier {', '.join(sorted(missing))}, which is not configured"
-            )
+    _check_rules(settings, tiers)
     return settings.model_copy(update={"tiers": tiers})
+
+
+def _check_rules(settings: Settings, tiers: Mapping[str, TierSettings]) -> None:
+    """Every tier and destination that a rule names is there. ConfigurationError."""
+    if both := set(settings.archives) & {*TIER_NAMES}:
+        raise ConfigurationError(f"archives: {', '.join(sorted(both))} is the name of a tier")
+    named = [
+        *(("migrations", rule.name, {rule.source, rule.target}) for rule in settings.migrations),
+        *(("retentions", rule.name, set(rule.tiers)) for rule in settings.retentions),
+        *(("archivals", rule.name, set(rule.tiers) | {rule.destination} - set(settings.archives)) for rule in settings.archivals),
+    ]
+    for table, name, wanted in named:
+        if missing := wanted - set(tiers):
+            raise ConfigurationError(f"{table}: rule {name} names {', '.join(sorted(missing))}, which is not configured")
 
 
 def _explain(error: Any) -> str:

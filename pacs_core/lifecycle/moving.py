@@ -4,7 +4,6 @@ At every moment the index names an object that is whole and verified. What a kil
 and removed by whoever works on the study next.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import structlog
 
 from pacs_core.archive.placing import is_intact
 from pacs_core.errors import ChecksumMismatch, IntegrityError, PacsError, StorageUnavailable
+from pacs_core.lifecycle.packaging import scratch_folder
 from pacs_core.lifecycle.plan import Step
 from pacs_core.model import UID, Change, Copy, CopyState, StoredObject
 from pacs_core.ports import LandingStore, Locations, ObjectStore
@@ -160,8 +160,9 @@ class Mover:
     def _remove_departing(self, studies: Sequence[UID]) -> None:
         """Remove objects that no longer hold an instance. What cannot be removed now is removed when its study is next worked on."""
         with self._locations.departing(studies) as departure, ThreadPoolExecutor(_REMOVERS, thread_name_prefix="remove") as threads:
-            removed = threads.map(self._remove, departure.copies)
-            departure.gone.extend(copy for copy, done in zip(departure.copies, removed, strict=True) if done)
+            objects = {(copy.tier, copy.path): copy for copy in departure.copies}  # a package is one, of many copies
+            removed = dict(zip(objects, threads.map(self._remove, objects.values()), strict=True))
+            departure.gone.extend(copy for copy in departure.copies if removed[copy.tier, copy.path])
 
     def _remove(self, copy: Copy) -> bool:
         """Whether the copy's object is gone. What has its name where instances arrive may be an arrival's by now: that stays."""
@@ -192,9 +193,8 @@ def as_local_file(stores: Mapping[str, ObjectStore], tier: str, path: str, sha25
     if local is not None:
         yield local
         return
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        target = Path(folder) / "object"
+    with scratch_folder(scratch) as folder:
+        target = folder / "object"
         stores[tier].fetch(path, target, sha256=sha256)
         yield target
 

@@ -18,8 +18,9 @@ import structlog
 
 from pacs_core.archive.placing import record_of_file
 from pacs_core.archive.verification import verify_shard
-from pacs_core.errors import ChecksumMismatch, DuplicateInstance, ObjectMissing, PacsError, StorageUnavailable
+from pacs_core.errors import ChecksumMismatch, DuplicateInstance, IntegrityError, ObjectMissing, PacsError, StorageUnavailable
 from pacs_core.lifecycle.moving import Failure, Moved, as_local_file
+from pacs_core.lifecycle.packaging import check_package, form_of, local_package
 from pacs_core.lifecycle.plan import Step
 from pacs_core.model import UID, Change, Copy, CopyState, InstanceRecord, Removed, RemovedState, StoredObject
 from pacs_core.ports import IndexWriter, LandingStore, Locations, ObjectStore, Removals
@@ -136,16 +137,30 @@ class Retention:
 
     def _with_good_copy(self, study: UID, objects: Sequence[StoredObject]) -> tuple[list[StoredObject], list[Failure]]:
         """Those of which a copy was just read and found good, and why the others may not go."""
-        held = {(copy.SOPInstanceUID, copy.sha256): copy for copy in self._locations.copies([study]) if _counts(copy)}
-        as_held = [
-            (each, replace(each, tier=copy.tier, path=copy.path))
-            for each in objects
-            if (copy := held.get((each.SOPInstanceUID, each.sha256))) is not None
+        by_instance = {(each.SOPInstanceUID, each.sha256): each for each in objects}
+        copies = [
+            (by_instance[copy.SOPInstanceUID, copy.sha256], copy)
+            for copy in self._locations.copies([study])
+            if copy.state is CopyState.HELD and (copy.SOPInstanceUID, copy.sha256) in by_instance
         ]
-        intact = set(verify_shard(self._stores, [copy for _, copy in as_held]).intact)
-        good = [each for each, _ in as_held if each.SOPInstanceUID in intact]
+        alone = [replace(each, tier=copy.tier, path=copy.path) for each, copy in copies if not copy.member]
+        intact = set(verify_shard(self._stores, alone).intact) | self._intact_in_packages(copies)
+        good = [each for each in objects if each.SOPInstanceUID in intact]
         lacking = [each for each in objects if each.SOPInstanceUID not in intact]
         return good, [Failure(study, each.SOPInstanceUID, "there is no verified copy", retryable=False) for each in lacking]
+
+    def _intact_in_packages(self, copies: Sequence[tuple[StoredObject, Copy]]) -> set[UID]:
+        intact: set[UID] = set()
+        for tier, path in {(copy.tier, copy.path) for _, copy in copies if copy.member}:
+            inside = [replace(each, path=copy.member) for each, copy in copies if (copy.tier, copy.path) == (tier, path)]
+            try:
+                with local_package(self._store(tier), path, self._scratch) as package:
+                    check_package(package, form_of(path), inside)
+            except IntegrityError as exc:
+                log.error("package_damaged", tier=tier, path=path, reason=str(exc))  # noqa: TRY400 - the reason says it all
+                continue
+            intact.update(each.SOPInstanceUID for each in inside)
+        return intact
 
     def _quarantine(self, leaving: Sequence[Removed], change: Change) -> None:
         """The lake forgets them, then their objects go out of the way."""
@@ -167,14 +182,13 @@ class Retention:
     def _destroy(self, each: Removed, *, is_in_use: bool) -> None:
         if each.tier == self._landing.tier:
             self._landing.destroy(each.sha256)
-        elif each.tier not in self._stores:
-            raise StorageUnavailable(f"the tier {each.tier} is not configured")
         elif not is_in_use:
-            self._stores[each.tier].delete(each.path)
+            self._store(each.tier).delete(each.path)
 
-
-def _counts(copy: Copy) -> bool:
-    return copy.state is CopyState.HELD and not copy.member
+    def _store(self, tier: str) -> ObjectStore:
+        if tier not in self._stores:
+            raise StorageUnavailable(f"the tier {tier} is not configured")
+        return self._stores[tier]
 
 
 def _held_again(each: Removed) -> DuplicateInstance:

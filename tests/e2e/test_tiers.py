@@ -129,6 +129,19 @@ def test_cleanup_removes_by_rule_keeps_what_is_on_hold_and_can_be_undone(tiered:
     assert [each["action"] for each in actions] == ["removed", "restored"]
 
 
+def test_an_archived_study_comes_back_after_it_was_removed(tiered: Archive, tmp_path: Path) -> None:
+    study = Study("MR", instances=3, attributes={"Modality": "XC"})
+    sent = sent_study(tiered, tmp_path, study)
+    run_flow(tiered, "archive", study=study.uid, destination="cold", form="zip")
+    (copies,) = tiered.sql(f"SELECT count(*) AS n, min(state) AS state FROM instance_copy WHERE StudyInstanceUID = '{study.uid}'")
+    assert copies == {"n": 3, "state": "held"}
+    run_flow(tiered, "cleanup")
+    assert tiers_of(tiered, study) == {}
+    run_flow(tiered, "restore-archived", study=study.uid)
+    assert tiers_of(tiered, study) == {"hot": 3}
+    assert_found_and_got(tiered, study, sent, tmp_path / "back")
+
+
 def test_a_study_that_is_not_held_is_no_success(tiered: Archive) -> None:
     done = tiered.run_pacs("flow", "run", "migrate", "--param", 'study="1.2.3"', "--param", 'target="warm"', timeout=200)
     assert done.returncode == 1

@@ -65,12 +65,17 @@ class TieredHome:
         """Import the studies (new ones of MR, if there are none given) and index them; their UIDs."""
         chosen = studies or (Study("MR", instances=instances),)
         for study in chosen:
-            folder = self.home / "media" / study.uid
+            folder = self.media(study.uid)
             study.write(folder)
             with wiring.importer(self.settings) as importer:
                 assert [done.verdict.value for done in importer.run([folder])] == ["stored"] * study.instances * study.series
         self.commit()
         return [UID(study.uid) for study in chosen]
+
+    def media(self, study: str) -> Path:
+        """A new folder for what is sent of a study."""
+        root = self.home / "media" / study
+        return root / str(len(list(root.glob("*"))))
 
     def commit(self) -> None:
         """Index what is in the journal."""

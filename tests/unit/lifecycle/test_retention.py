@@ -107,7 +107,7 @@ def test_what_is_sent_again_after_its_removal_is_held_again(home: TieredHome, re
     retention.remove([home.step(study, "hot", "")], change("removed"), datetime(2020, 1, 1, tzinfo=UTC), require_copy=False)
     again = tmp_path / "again"
     again.mkdir()
-    for path in (home.home / "media" / study).iterdir():
+    for path in (home.home / "media" / study / "0").iterdir():
         (again / f"again-{path.name}").write_bytes(path.read_bytes())
     with wiring.importer(home.settings) as importer:
         list(importer.run([again]))
