@@ -10,7 +10,7 @@ from flows.operation import carry_out, told_of_study
 from flows.reporting import RunRecord
 from pacs_core.lifecycle.packaging import Form
 from tasks.archival import archive_shard, plan_archive, plan_archive_study, restore_study
-from tasks.operation import kept_plan
+from tasks.operation import kept_plan, settle_left
 from tasks.policy import archive_task_runner
 
 
@@ -42,6 +42,8 @@ def archive(
     if bool(study) != bool(destination):
         return Failed(message="study and destination are given together: which study, and where its copy is made")
     with RunRecord("archive", parameters) as record:
+        if not dry_run:
+            settle_left(record.run_id, "archive")
         if plan:
             chosen = kept_plan(plan, "archive")
         elif study:

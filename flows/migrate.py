@@ -9,7 +9,7 @@ from pydantic import Field
 from flows.operation import carry_out
 from flows.reporting import RunRecord
 from tasks.migration import migrate_shard, plan_by_rules, plan_study
-from tasks.operation import kept_plan
+from tasks.operation import kept_plan, settle_left
 from tasks.policy import archive_task_runner
 
 
@@ -43,6 +43,8 @@ def migrate(
     if bool(study) != bool(target):
         return Failed(message="study and target are given together: which study, and the tier it moves to")
     with RunRecord("migrate", parameters) as record:
+        if not dry_run:
+            settle_left(record.run_id, "migrate")
         if plan:
             chosen = kept_plan(plan, "migrate")
         elif study:

@@ -269,6 +269,7 @@ class Departure:
     """Objects to be removed, and those of them that have been."""
 
     copies: tuple[Copy, ...]
+    check: Callable[[], None]  # IndexUnavailable if they may no longer be removed
     gone: list[Copy] = field(default_factory=list)
 
 
@@ -346,10 +347,13 @@ class Removals(Protocol):
         """Let the lake no longer tell of instances that have no key, nor of series, studies and patients of which nothing is left."""
 
     def all(self, state: RemovedState, *, study: str = "", due_at: datetime | None = None) -> Sequence[Removed]:
-        """What is in a state, of one study or of all, and due to be destroyed at an instant."""
+        """What is in a state, of one study or of all; or only what is due to be destroyed at an instant, and not on hold."""
 
     def enter(self, removed: Sequence[Removed], state: RemovedState, change: Change) -> None:
         """Enter a new state of some, and, where it is an end, what has happened to their studies."""
+
+    def removed_as_well(self, removed: Sequence[Removed]) -> frozenset[str]:
+        """Which of the digests are those of other removals, whose time has not come."""
 
     def in_use(self, removed: Sequence[Removed]) -> frozenset[tuple[str, str]]:
         """Tiers and paths, of those of removed objects, under which an instance or a copy is held by now."""

@@ -374,6 +374,11 @@ def _complete(settings: Settings) -> Settings:
 
 def _check_rules(settings: Settings, tiers: Mapping[str, TierSettings]) -> None:
     """Every tier and destination that a rule names is there. ConfigurationError."""
+    places: dict[str, str] = {}
+    for name, tier in {**settings.archives, **tiers}.items():
+        place = tier.url.removeprefix("file://").rstrip("/")
+        if (other := places.setdefault(f"{tier.endpoint} {place}", name)) != name:
+            raise ConfigurationError(f"tiers: {other} and {name} are the same place, {tier.url}")
     if both := set(settings.archives) & {*TIER_NAMES}:
         raise ConfigurationError(f"archives: {', '.join(sorted(both))} is the name of a tier")
     named = [

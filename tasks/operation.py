@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 
+from prefect import task
 from prefect.runtime import task_run
 
 from pacs_core import wiring
 from pacs_core.errors import IndexUnavailable, StorageUnavailable
 from pacs_core.lifecycle.moving import Moved
 from pacs_core.lifecycle.plan import Plan
+from pacs_core.model import Change
 from pacs_core.ports import StudyTotals
 from pacs_core.settings import Settings, load_settings
 from tasks.policy import RETRIES
@@ -16,6 +19,15 @@ from tasks.policy import RETRIES
 SHARD_INSTANCES = 500
 SHARD_BYTES = 256 * 1024**2
 _JOURNAL_PATIENCE = 60.0  # seconds
+
+
+@task(task_run_name="settle what was left", **RETRIES)
+def settle_left(run: str, flow: str) -> None:
+    """What killed runs have left on its way is settled, of all studies that nobody works on."""
+    settings = load_settings()
+    change = Change(run=run, flow=flow, action="settled", policy="left", at=datetime.now(UTC))
+    with closing(wiring.locations(settings)) as locations:
+        wiring.mover(settings, locations).settle_left(change)
 
 
 def keep_plan(run: str, flow: str, plan: Plan) -> None:

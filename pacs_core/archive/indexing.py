@@ -250,7 +250,7 @@ class _Settlement:
     def _settle_conflict(self, record: InstanceRecord) -> None:
         """An instance was stored a second time under another name."""
         try:
-            held = self._reader.locate(Query(Level.IMAGE, {"SOPInstanceUID": record.SOPInstanceUID}))
+            held = self._held(record)
             if not held:
                 raise ObjectMissing(f"the index does not tell which object holds SOPInstanceUID {record.SOPInstanceUID}")
             if (held[0].tier, held[0].path) != (record.tier, record.path):
@@ -266,6 +266,9 @@ class _Settlement:
         except PacsError as exc:
             self._park(record, exc)
 
+    def _held(self, record: InstanceRecord) -> Sequence[StoredObject]:
+        return self._reader.locate(Query(Level.IMAGE, {"SOPInstanceUID": record.SOPInstanceUID}))
+
     def _settle_with(self, record: InstanceRecord, held: StoredObject) -> None:
         """The good one of two objects stays; of two good ones the one that is held. Only a proved copy is removed."""
         damage = {(problem.tier, problem.path): problem for problem in verify_shard(self._stores, [held, record.object]).problems}
@@ -274,6 +277,8 @@ class _Settlement:
                 raise ChecksumMismatch(f"the object is damaged: {problem.detail}")
             return  # settled before, and the batch is repeated after a crash
         if (problem := damage.get((held.tier, held.path))) is not None:
+            if held not in self._held(record):
+                raise StorageUnavailable(f"{held.path} has been moved from tier {held.tier} meanwhile")
             self._take_over(record, held, problem)
         elif self._is_copy(record, held):
             self._store(record.tier).delete(record.path)

@@ -28,7 +28,7 @@ import structlog
 
 from pacs_core.errors import IndexUnavailable, NotIndexable
 from pacs_core.index.durability import DataFiles
-from pacs_core.index.keys import KeyPlan, plan_keys, read_keys, read_series, write_keys
+from pacs_core.index.keys import KeyPlan, plan_keys, read_keys, read_leaving, read_series, write_keys
 from pacs_core.index.lake import Engine, attach_lake, open_duckdb
 from pacs_core.index.maintenance import Maintenance
 from pacs_core.index.postgres import CatalogURL, Session
@@ -83,7 +83,7 @@ class LakeIndexWriter:
                 log.error("stored_object_damaged", SOPInstanceUID=held.SOPInstanceUID, tier=held.tier, sha256=held.sha256)
             if plan.added or plan.changed:
                 write_keys(session, plan)
-            missing, stale = _compare(lake, plan)
+            missing, stale = _compare(lake, plan, plan.unsure | read_leaving(session, plan.winners))
             if missing:
                 self._write(lake, missing, stale, unknown, familiar)
             self._maintain(session, lake)
@@ -239,12 +239,12 @@ class _KnownEntities:
             self._keys.popitem(last=False)
 
 
-def _compare(lake: duckdb.DuckDBPyConnection, plan: KeyPlan) -> tuple[list[InstanceRecord], list[UID]]:
+def _compare(lake: duckdb.DuckDBPyConnection, plan: KeyPlan, unsure: frozenset[UID]) -> tuple[list[InstanceRecord], list[UID]]:
     """The winners whose row the lake lacks, and the UIDs whose row there is of an older object."""
     found: dict[str, tuple[str, str]] = {}
-    if plan.unsure:
+    if unsure:
         query = "SELECT SOPInstanceUID, path, sha256 FROM lake.instance WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))"
-        found = {uid: (path, sha256) for uid, path, sha256 in lake.execute(query, [list(plan.unsure)]).fetchall()}
+        found = {uid: (path, sha256) for uid, path, sha256 in lake.execute(query, [list(unsure)]).fetchall()}
     missing = [record for uid, record in plan.winners.items() if found.get(uid) != (record.path, record.sha256)]
     return missing, [record.SOPInstanceUID for record in missing if record.SOPInstanceUID in found]
 

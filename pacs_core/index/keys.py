@@ -8,7 +8,7 @@ was cut short.
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pacs_core.index.postgres import Row, Session
@@ -93,7 +93,7 @@ def plan_keys(records: Sequence[InstanceRecord], held: HeldKeys) -> KeyPlan:
         if holder is None:
             current[uid], winners[uid] = incoming, record
         elif holder.is_same_object(incoming):
-            winners.setdefault(uid, record)
+            winners.setdefault(uid, replace(record, tier=holder.object.tier))  # it may have been moved since
             gone += _displaced_by(incoming, earlier[uid])
             repeated += 1
         elif any(incoming.is_same_reception(former) for former in earlier[uid]):
@@ -161,6 +161,9 @@ _LOCATE = """
     SELECT json_agg(json_build_array({columns}) ORDER BY {order}) FROM pacs.instance_key WHERE {condition}
 """
 _ORDER = '"StudyInstanceUID" COLLATE "C", "SeriesInstanceUID" COLLATE "C", "InstanceNumber", received_at, "SOPInstanceUID" COLLATE "C"'
+_LEAVING = """
+    SELECT DISTINCT "SOPInstanceUID" FROM pacs.removed_instance WHERE state = 'leaving' AND "SOPInstanceUID" = ANY(CAST(:uids AS text[]))
+"""
 _DELETE = 'DELETE FROM pacs.instance_key WHERE "SOPInstanceUID" = ANY(CAST(:uids AS text[]))'
 
 
@@ -180,8 +183,14 @@ def read_series(session: Session, studies: Iterable[str]) -> set[tuple[str, str]
     A series without is in no table of the lake: its first instance has its key before the series has its row.
     """
     asked = list(studies)
-    tables = ("instance_key", "instance_superseded") if asked else ()
+    tables = ("instance_key", "instance_superseded", "removed_instance") if asked else ()
     return {(study, series) for table in tables for study, series in session.run(_SERIES_OF.format(table=table), studies=asked)}
+
+
+def read_leaving(session: Session, uids: Iterable[UID]) -> frozenset[UID]:
+    """Those of the instances that have no key, but may still have a row in the lake: retention has just taken the key."""
+    rows = session.run(_LEAVING, uids=list(uids))
+    return frozenset(UID(uid) for (uid,) in rows)
 
 
 def locate(session: Session, *, studies: Sequence[str], series: Sequence[str], instances: Sequence[str]) -> list[StoredObject]:

@@ -43,15 +43,27 @@ _ANNOUNCE = f"""
     SELECT "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", target, target_path, member, size, sha256, 'arriving', now(), NULL,
         :run
     FROM {_GIVEN}
+    WHERE NOT EXISTS (
+        SELECT 1 FROM pacs.removed_instance AS removed
+        WHERE removed."SOPInstanceUID" = given."SOPInstanceUID" AND removed.tier = given.target AND removed.path = given.target_path
+            AND removed.state IN ('leaving', 'quarantined') AND removed.sha256 <> given.sha256
+    )
     ON CONFLICT ("SOPInstanceUID", tier, path, member) DO UPDATE SET run_id = excluded.run_id
     WHERE pacs.instance_copy.state <> 'leaving' AND pacs.instance_copy.sha256 = excluded.sha256
     RETURNING "SOPInstanceUID"
 """  # noqa: S608 constants
+# Only those whose copy is still the one that this run has announced: another may have removed it, were our lock lost.
 _MOVE_KEYS = f"""
-    UPDATE pacs.instance_key AS held SET tier = given.target
-    FROM {_GIVEN}
-    WHERE held."SOPInstanceUID" = given."SOPInstanceUID" AND held.tier = given.tier AND held.path = given.path
-        AND held.sha256 = given.sha256
+    WITH given AS (SELECT * FROM {_GIVEN}), announced AS (
+        SELECT given.* FROM pacs.instance_copy AS copy JOIN given
+            ON copy."SOPInstanceUID" = given."SOPInstanceUID" AND copy.tier = given.target AND copy.path = given.target_path
+        WHERE copy.member = '' AND copy.state <> 'leaving' AND copy.sha256 = given.sha256 AND copy.run_id = :run
+        FOR UPDATE OF copy
+    )
+    UPDATE pacs.instance_key AS held SET tier = announced.target
+    FROM announced
+    WHERE held."SOPInstanceUID" = announced."SOPInstanceUID" AND held.tier = announced.tier AND held.path = announced.path
+        AND held.sha256 = announced.sha256
     RETURNING held."SOPInstanceUID"
 """  # noqa: S608 constants
 _FORGET = """
@@ -70,13 +82,15 @@ _HOLD = f"""
     UPDATE pacs.instance_copy AS copy SET state = 'held', since = now(), verified_at = now(), run_id = :run
     FROM {_GIVEN}
     WHERE copy."SOPInstanceUID" = given."SOPInstanceUID" AND copy.tier = given.target AND copy.path = given.target_path
-        AND copy.member = given.member AND EXISTS (
+        AND copy.member = given.member AND copy.run_id = :run AND EXISTS (
             SELECT 1 FROM pacs.instance_key AS held WHERE held."SOPInstanceUID" = given."SOPInstanceUID" AND held.sha256 = given.sha256
         )
     RETURNING copy."SOPInstanceUID"
 """  # noqa: S608 constants
 _COPIED_INSTANCES = """
-    SELECT "StudyInstanceUID", count(DISTINCT "SOPInstanceUID") FROM pacs.instance_copy WHERE tier = :tier AND state = 'held' GROUP BY 1
+    SELECT copy."StudyInstanceUID", count(DISTINCT copy."SOPInstanceUID")
+    FROM pacs.instance_copy AS copy JOIN pacs.instance_key AS held USING ("SOPInstanceUID", sha256)
+    WHERE copy.tier = :tier AND copy.state = 'held' GROUP BY 1
 """
 _VERIFIED = """
     UPDATE pacs.instance_copy AS copy SET verified_at = :at FROM json_to_recordset(CAST(:rows AS json))
@@ -139,7 +153,7 @@ class LakeLocations:
         """
         with self._database.transaction() as session:
             rows = session.run(_DEPARTING, studies=[clean(study) for study in studies])
-            departure = Departure(tuple(map(_copy, rows)))
+            departure = Departure(tuple(map(_copy, rows)), check=lambda: _check_alive(session))
             yield departure
             session.run(_FORGET, rows=_copy_keys(departure.gone))
 
@@ -182,7 +196,7 @@ class LakeLocations:
         """
         with self._writer.committing() as (session, lake):
             with session.transaction():
-                moved = _uids(session.run(_MOVE_KEYS, rows=_rows(objects, tier)))
+                moved = _uids(session.run(_MOVE_KEYS, rows=_rows(objects, tier), run=change.run))
                 gone = [each for each in objects if each.SOPInstanceUID in moved]
                 if gone:
                     session.run(_FORGET, rows=_arrived(gone, tier))
@@ -241,6 +255,10 @@ class LakeLocations:
                 " WHERE SOPInstanceUID = moved.uid",
                 {"at": change.at, "run": change.run, "uids": list(uids), "tiers": list(tiers)},
             )
+
+
+def _check_alive(session: Session) -> None:
+    session.run("SELECT 1")
 
 
 def record_event(session: Session, objects: Iterable[StoredObject | Removed], change: Change, *, target: str = "") -> None:

@@ -147,6 +147,7 @@ _STEPS = (
         PRIMARY KEY ("SOPInstanceUID", removed_at)
     )
     """,
+    "CREATE INDEX removed_instance_sha256 ON pacs.removed_instance (sha256)",
     'CREATE INDEX removed_instance_study ON pacs.removed_instance ("StudyInstanceUID")',
     # Plans that a dry run has made, for a real run to follow.
     """

@@ -86,12 +86,13 @@ class LakeRemovals:
                 _delete_childless(lake, studies)
 
     def all(self, state: RemovedState, *, study: str = "", due_at: datetime | None = None) -> Sequence[Removed]:
-        """What is in a state, of one study or of all, and due to be destroyed at an instant."""
+        """What is in a state, of one study or of all; or only what is due to be destroyed at an instant, and not on hold."""
         with self._database.transaction() as session:
             rows = session.run(
                 f"SELECT {_REMOVED} FROM pacs.removed_instance WHERE state = :state"  # noqa: S608 constants
                 " AND (:study = '' OR \"StudyInstanceUID\" = :study)"
-                " AND (CAST(:due_at AS timestamptz) IS NULL OR destroy_after <= CAST(:due_at AS timestamptz))"
+                " AND (CAST(:due_at AS timestamptz) IS NULL OR (destroy_after <= CAST(:due_at AS timestamptz) AND NOT EXISTS ("
+                f'SELECT 1 FROM pacs.hold WHERE hold."StudyInstanceUID" = removed_instance."StudyInstanceUID" AND {_ACTIVE})))'
                 ' ORDER BY "StudyInstanceUID", "SOPInstanceUID"',
                 state=state.value,
                 study=study,
@@ -117,6 +118,13 @@ class LakeRemovals:
             ]
         return frozenset((tier, path) for tier, path in rows)
 
+    def removed_as_well(self, removed: Sequence[Removed]) -> frozenset[str]:
+        """Which of the digests are those of other removals, whose time has not come."""
+        keys = [{"SOPInstanceUID": each.SOPInstanceUID, "removed_at": each.removed_at.isoformat()} for each in removed]
+        with self._database.transaction() as session:
+            rows = session.run(_REMOVED_AS_WELL, rows=clean(json.dumps(keys)), digests=[each.sha256 for each in removed])
+        return frozenset(digest for (digest,) in rows)
+
     def close(self) -> None:
         """Release everything."""
         self._database.close()
@@ -124,6 +132,13 @@ class LakeRemovals:
 
 
 _KEYS_AMONG = 'SELECT "SOPInstanceUID" FROM pacs.instance_key WHERE "SOPInstanceUID" = ANY(CAST(:uids AS text[]))'
+_REMOVED_AS_WELL = """
+    SELECT DISTINCT sha256 FROM pacs.removed_instance AS removed
+    WHERE sha256 = ANY(CAST(:digests AS text[])) AND state IN ('leaving', 'quarantined') AND NOT EXISTS (
+        SELECT 1 FROM json_to_recordset(CAST(:rows AS json)) AS given("SOPInstanceUID" text, removed_at timestamptz)
+        WHERE removed."SOPInstanceUID" = given."SOPInstanceUID" AND removed.removed_at = given.removed_at
+    )
+"""
 _NAMES = 'SELECT tier, path FROM pacs.{table} WHERE "SOPInstanceUID" = ANY(CAST(:uids AS text[]))'
 
 

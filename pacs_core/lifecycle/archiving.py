@@ -5,13 +5,13 @@ no longer holds: from objects or packages, to where instances arrive, and into t
 """
 
 import hashlib
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pacs_core.archive.placing import record_of_file
-from pacs_core.errors import ChecksumMismatch, PacsError, RequestError, StorageUnavailable
-from pacs_core.lifecycle.moving import Failure, Moved, Mover, as_local_file, bring_back
+from pacs_core.errors import PacsError, StorageUnavailable
+from pacs_core.lifecycle.moving import Failure, Moved, Mover, as_local_file, bring_back, record_of
 from pacs_core.lifecycle.packaging import Form, check_package, extract, form_of, local_package, scratch_folder, write_package
 from pacs_core.lifecycle.plan import Step
 from pacs_core.model import UID, Change, Copy, CopyState, InstanceRecord, StoredObject
@@ -77,7 +77,8 @@ class Archiver:
         objects = [each for each in self._locations.objects([study]) if (each.SOPInstanceUID, each.sha256) not in there]
         if not objects:
             return Moved()
-        path = f"packages/{study}/{change.run}.{form}"
+        # A name of its own for each attempt: a run may come back to a study that has grown.
+        path = f"packages/{study}/{change.run}-{secrets.token_hex(4)}.{form}"
         self._locations.announce(objects, target, change.run, package=path)
         with scratch_folder(self._scratch) as folder:
             package = folder / f"package.{form}"
@@ -121,12 +122,7 @@ class Archiver:
 
     def _placed(self, copy: Copy, file: Path) -> InstanceRecord:
         path = copy.member or copy.path
-        try:
-            record = record_of_file(file, tier=self._landing.tier, path=path)
-        except OSError as exc:
-            raise StorageUnavailable(f"the copy of {path} cannot be read: {exc.strerror}") from exc
-        except RequestError as exc:
-            raise ChecksumMismatch(f"the copy of {path} is no object of this archive") from exc
+        record = record_of(file, tier=self._landing.tier, path=path)
         bring_back(self._landing, record.object, file)
         return record
 

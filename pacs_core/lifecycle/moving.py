@@ -4,6 +4,8 @@ At every moment the index names an object that is whole and verified. What a kil
 and removed by whoever works on the study next.
 """
 
+import hashlib
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,11 +14,11 @@ from pathlib import Path
 
 import structlog
 
-from pacs_core.archive.placing import is_intact
-from pacs_core.errors import ChecksumMismatch, IntegrityError, PacsError, StorageUnavailable
+from pacs_core.archive.placing import is_intact, record_of_file
+from pacs_core.errors import ChecksumMismatch, IntegrityError, ObjectMissing, PacsError, RequestError, StorageUnavailable
 from pacs_core.lifecycle.packaging import scratch_folder
 from pacs_core.lifecycle.plan import Step
-from pacs_core.model import UID, Change, Copy, CopyState, StoredObject
+from pacs_core.model import UID, Change, Copy, CopyState, InstanceRecord, StoredObject
 from pacs_core.ports import LandingStore, Locations, ObjectStore
 
 log = structlog.get_logger(__name__)
@@ -24,6 +26,7 @@ log = structlog.get_logger(__name__)
 _BATCH = 500  # objects between two changes of the index
 _BLOCK = 1 << 20
 _REMOVERS = 8
+_REMOVED_AT_ONCE = 64  # objects between two looks at whether we still may
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +96,15 @@ class Mover:
 
     def settle(self, studies: Sequence[UID], change: Change) -> None:
         """Bring to an end what killed runs have left of studies whose lock is held."""
-        if any(copy.state is not CopyState.HELD for copy in self._locations.copies(studies)):
+        if studies:
             self._locations.catch_up(studies, change)
+        if any(copy.state is not CopyState.HELD for copy in self._locations.copies(studies)):
             self._remove_departing(studies)
+
+    def settle_left(self, change: Change) -> None:
+        """The same for every study that nobody works on."""
+        with self._locations.locked(self._locations.unsettled_studies()) as mine:
+            self.settle(sorted(mine), change)
 
     def _each_study(self, steps: Sequence[Step], work: Callable[[Sequence[StoredObject]], Moved], change: Change) -> Moved:
         source, target = steps[0].source, steps[0].target
@@ -133,7 +142,7 @@ class Mover:
             return [], []
         ours = self._locations.announce(objects, target, change.run)
         failures = [
-            _failure(each, StorageUnavailable("an earlier copy there is still being removed"))
+            _failure(each, StorageUnavailable("its name there is that of an object that is being removed, or kept in quarantine"))
             for each in objects
             if each.SOPInstanceUID not in ours
         ]
@@ -159,16 +168,22 @@ class Mover:
 
     def _remove_departing(self, studies: Sequence[UID]) -> None:
         """Remove objects that no longer hold an instance. What cannot be removed now is removed when its study is next worked on."""
+        packages = {(copy.tier, copy.path) for copy in self._locations.copies(studies) if copy.member and copy.state is CopyState.HELD}
         with self._locations.departing(studies) as departure, ThreadPoolExecutor(_REMOVERS, thread_name_prefix="remove") as threads:
             objects = {(copy.tier, copy.path): copy for copy in departure.copies}  # a package is one, of many copies
-            removed = dict(zip(objects, threads.map(self._remove, objects.values()), strict=True))
+            removed = dict.fromkeys(objects.keys() & packages, True)  # others of its members are held
+            names = [name for name in objects if name not in removed]
+            for at in range(0, len(names), _REMOVED_AT_ONCE):
+                departure.check()
+                part = names[at : at + _REMOVED_AT_ONCE]
+                removed |= zip(part, threads.map(self._remove, [objects[name] for name in part]), strict=True)
             departure.gone.extend(copy for copy in departure.copies if removed[copy.tier, copy.path])
 
     def _remove(self, copy: Copy) -> bool:
         """Whether the copy's object is gone. What has its name where instances arrive may be an arrival's by now: that stays."""
-        if copy.tier == self._landing.tier and not is_intact(self._landing, copy):
-            return True
         try:
+            if copy.tier == self._landing.tier and not _has_bytes_of(self._landing.local_path(copy.path), copy):
+                return True
             self._store(copy.tier).delete(copy.path)
         except PacsError as exc:
             log.warning("old_object_not_removed", SOPInstanceUID=copy.SOPInstanceUID, tier=copy.tier, path=copy.path, reason=str(exc))
@@ -191,6 +206,8 @@ def as_local_file(stores: Mapping[str, ObjectStore], tier: str, path: str, sha25
         raise StorageUnavailable(f"the tier {tier} is not configured")
     local = stores[tier].local_path(path)
     if local is not None:
+        if not local.is_file():
+            raise ObjectMissing(f"{path} is not on tier {tier}")
         yield local
         return
     with scratch_folder(scratch) as folder:
@@ -206,15 +223,49 @@ def bring_back(landing: LandingStore, each: StoredObject, source: Path) -> None:
     """
     incoming = landing.incoming()
     try:
-        with source.open("rb") as file:
+        with reading(source) as file:
             while block := file.read(_BLOCK):
                 incoming.write(block)
         if incoming.seal() != each.sha256:
             raise ChecksumMismatch(f"the copy of {each.path} does not hash to what was stored")
-        if not landing.place(incoming, each.path, durable=True).created and not is_intact(landing, each):
-            raise StorageUnavailable(f"another arrival has the name {each.path} on tier {landing.tier}, for now")
+        if not landing.place(incoming, each.path, durable=True).created:
+            if not is_intact(landing, each):
+                raise StorageUnavailable(f"another arrival has the name {each.path} on tier {landing.tier}, for now")
+            if landing.secure([each.path]):  # a run that was killed may have placed it and not synced it
+                raise StorageUnavailable(f"{each.path} on tier {landing.tier} cannot be synced")
     finally:
         incoming.discard()
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[io.BufferedReader]:
+    """A local file. ObjectMissing, StorageUnavailable, also for what goes wrong while it is read."""
+    try:
+        with file.open("rb") as opened:
+            yield opened
+    except FileNotFoundError as exc:
+        raise ObjectMissing(f"{file.name} is not where it was stored") from exc
+    except OSError as exc:
+        raise StorageUnavailable(f"{file.name} cannot be read: {exc.strerror}") from exc
+
+
+def record_of(file: Path, *, tier: str, path: str) -> InstanceRecord:
+    """The record of an object of this archive, made from its bytes alone. ChecksumMismatch if it is none; StorageUnavailable."""
+    try:
+        return record_of_file(file, tier=tier, path=path)
+    except OSError as exc:
+        raise StorageUnavailable(f"{path} cannot be read: {exc.strerror}") from exc
+    except RequestError as exc:
+        raise ChecksumMismatch(f"{path} is no object of this archive") from exc
+
+
+def _has_bytes_of(file: Path, copy: Copy) -> bool:
+    """Whether a file is the copy's object. StorageUnavailable if that cannot be told now."""
+    try:
+        with reading(file) as content:
+            return hashlib.file_digest(content, "sha256").hexdigest() == copy.sha256
+    except ObjectMissing:
+        return False
 
 
 def _outcome(good: Sequence[StoredObject], done: frozenset[UID], failures: Sequence[Failure]) -> Moved:

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import structlog
 
-from pacs_core.archive.placing import record_of_file
 from pacs_core.archive.verification import verify_shard
 from pacs_core.errors import ChecksumMismatch, DuplicateInstance, IntegrityError, ObjectMissing, PacsError, StorageUnavailable
-from pacs_core.lifecycle.moving import Failure, Moved, as_local_file
+from pacs_core.lifecycle.moving import Failure, Moved, as_local_file, record_of
 from pacs_core.lifecycle.packaging import check_package, form_of, local_package
 from pacs_core.lifecycle.plan import Step
 from pacs_core.model import UID, Change, Copy, CopyState, InstanceRecord, Removed, RemovedState, StoredObject
@@ -81,10 +80,11 @@ class Retention:
         failures: list[Failure] = []
         with self._locations.locked({each.StudyInstanceUID for each in removed}) as mine:
             ours = [each for each in removed if each.StudyInstanceUID in mine]
-            in_use = self._removals.in_use(ours)
+            in_use, needed = self._removals.in_use(ours), self._removals.removed_as_well(ours)
             for each in ours:
                 try:
-                    self._destroy(each, is_in_use=(each.tier, each.path) in in_use)
+                    if each.sha256 not in needed:
+                        self._destroy(each, is_in_use=(each.tier, each.path) in in_use)
                 except PacsError as exc:
                     failures.append(_failure(each, exc))
                 else:
@@ -95,29 +95,42 @@ class Retention:
     def undo(self, removed: Sequence[Removed], change: Change, writer: IndexWriter) -> Moved:
         """Bring back what is in quarantine: its name, then its place in the index. What is held again meanwhile is not touched."""
         failures: list[Failure] = []
-        records: dict[UID, InstanceRecord] = {}
-        with self._locations.locked({each.StudyInstanceUID for each in removed}) as mine:
+        revived: dict[UID, tuple[Removed, InstanceRecord]] = {}
+        studies = {each.StudyInstanceUID for each in removed}
+        with self._locations.locked(studies) as mine:
             ours = [each for each in removed if each.StudyInstanceUID in mine]
-            for each in ours:
+            for each in sorted(ours, key=lambda each: each.removed_at, reverse=True):  # of several removals the last one counts
                 try:
-                    records[each.SOPInstanceUID] = self._revived(each)
-                except (PacsError, OSError) as exc:
+                    if each.SOPInstanceUID in revived:
+                        raise _held_again(each)
+                    revived[each.SOPInstanceUID] = each, self._revived(each)
+                except PacsError as exc:
                     failures.append(_failure(each, exc))
-            conflicting = {record.SOPInstanceUID for record in writer.commit(list(records.values())).conflicting}
-            failures += [_failure(each, _held_again(each)) for each in ours if each.SOPInstanceUID in conflicting]
-            back = [each for each in ours if each.SOPInstanceUID in records.keys() - conflicting]
+            lost = {record.SOPInstanceUID for record in writer.commit([record for _, record in revived.values()]).conflicting}
+            for each, record in revived.values():
+                if each.SOPInstanceUID in lost:
+                    failures.append(_failure(each, _held_again(each)))
+                    if each.tier == self._landing.tier:
+                        self._landing.retire(record.path, each.sha256)
+            back = [each for each, _ in revived.values() if each.SOPInstanceUID not in lost]
             self._removals.enter(back, RemovedState.RESTORED, change)
-            for each in back:
-                if each.tier == self._landing.tier:
-                    self._landing.destroy(each.sha256)  # its other name stays
-        return Moved(len(back), sum(each.size for each in back), len({each.StudyInstanceUID for each in back}), (), tuple(failures))
+            self._forget_retired(back)
+        restored = Moved(len(back), sum(each.size for each in back), len({each.StudyInstanceUID for each in back}), (), tuple(failures))
+        return restored + Moved(busy=tuple(sorted(studies - mine)))
+
+    def _forget_retired(self, back: Sequence[Removed]) -> None:
+        """What was brought back has its name again; the other one goes, unless an earlier removal needs it."""
+        needed = self._removals.removed_as_well(back)
+        for each in back:
+            if each.tier == self._landing.tier and each.sha256 not in needed:
+                self._landing.destroy(each.sha256)
 
     def _revived(self, each: Removed) -> InstanceRecord:
         """The record of an object that has its name again."""
         if each.tier == self._landing.tier and not self._landing.revive(each.path, each.sha256):
             raise _held_again(each)
         with as_local_file(self._stores, each.tier, each.path, each.sha256, self._scratch) as file:
-            record = record_of_file(file, tier=each.tier, path=each.path)
+            record = record_of(file, tier=each.tier, path=each.path)
         if record.sha256 != each.sha256:
             raise ChecksumMismatch(f"{each.path} on tier {each.tier} does not hash to what was stored")
         return record
@@ -141,7 +154,9 @@ class Retention:
         copies = [
             (by_instance[copy.SOPInstanceUID, copy.sha256], copy)
             for copy in self._locations.copies([study])
-            if copy.state is CopyState.HELD and (copy.SOPInstanceUID, copy.sha256) in by_instance
+            if copy.state is CopyState.HELD
+            and (each := by_instance.get((copy.SOPInstanceUID, copy.sha256))) is not None
+            and (copy.tier, copy.path) != (each.tier, each.path)  # itself is no second one
         ]
         alone = [replace(each, tier=copy.tier, path=copy.path) for each, copy in copies if not copy.member]
         intact = set(verify_shard(self._stores, alone).intact) | self._intact_in_packages(copies)
@@ -181,6 +196,9 @@ class Retention:
 
     def _destroy(self, each: Removed, *, is_in_use: bool) -> None:
         if each.tier == self._landing.tier:
+            if is_in_use:  # by a key whose object may be gone: it was found equal to this one just before
+                with suppress(ObjectMissing):
+                    self._landing.revive(each.path, each.sha256)
             self._landing.destroy(each.sha256)
         elif not is_in_use:
             self._store(each.tier).delete(each.path)
@@ -195,5 +213,5 @@ def _held_again(each: Removed) -> DuplicateInstance:
     return DuplicateInstance(f"the instance is held again: another object of it has arrived since it was removed by the rule {each.policy}")
 
 
-def _failure(each: Removed, problem: PacsError | OSError) -> Failure:
-    return Failure(each.StudyInstanceUID, each.SOPInstanceUID, str(problem), not isinstance(problem, PacsError) or problem.retryable)
+def _failure(each: Removed, problem: PacsError) -> Failure:
+    return Failure(each.StudyInstanceUID, each.SOPInstanceUID, str(problem), problem.retryable)

@@ -284,10 +284,10 @@ class LandingDirectory:
         source, target = self._resolve(path), self.retired(sha256)
         with translated(f"retiring {path}"):
             self._ensure_directory(target.parent)
-            try:
-                _link_once(source, target)
-            except FileNotFoundError as exc:
-                raise ObjectMissing(f"there is no object {path} to retire") from exc
+            if not target.exists():
+                if not _hashes_to(source, sha256):
+                    raise ObjectMissing(f"there is no such object {path} to retire")
+                os.link(source, target)
             _fsync(target)
             fsync_directory(target.parent)
             if source.exists() and source.samefile(target):
@@ -415,10 +415,12 @@ class LandingDirectory:
         return self._root / path
 
 
-def _link_once(source: Path, target: Path) -> None:
-    """A second name for a file, unless that is there already. FileNotFoundError if neither is."""
-    if not target.exists():
-        os.link(source, target)
+def _hashes_to(file: Path, sha256: str) -> bool:
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest() == sha256
+    except FileNotFoundError:
+        return False
 
 
 def _ours(incoming: Incoming) -> IncomingObject:
