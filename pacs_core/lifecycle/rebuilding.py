@@ -311,6 +311,8 @@ def merge(
 
     An instance that the index knows at another place is relocated if that place is empty, else the object is a copy.
     """
+    if not files:
+        return Merged()
     gathered = GatheredFiles(files)
     merging = _Merging(index, stores, run)
     inserted = present = 0
