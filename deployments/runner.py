@@ -1,4 +1,4 @@
-"""The flow runner as `pacs up` runs it: deploys prefect.yaml, then works on the pool.
+"""The flow runner as `pacs up` runs it: deploys prefect.yaml and what users have in `<home>/flows`, then works on the pool.
 
 One process instead of three commands of the Prefect CLI, because each of them imports Prefect for seconds, and
 because the imports here are done while the server still starts.
@@ -14,9 +14,12 @@ import asyncio
 import importlib
 import os
 import platform
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]  # the stubs are not among our tools
@@ -27,8 +30,11 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.utilities.processutils import command_to_string
 from prefect.workers.process import ProcessWorker
 
+from pacs_core.settings import load_settings
+
 POOL = "pacs"
 PROJECT = Path(__file__).resolve().with_name("prefect.yaml")
+_MANY = 200  # deployments; the most that Prefect's API answers at once
 _PATIENCE = 140.0  # seconds for the server, which may have migrations to run
 
 
@@ -64,6 +70,44 @@ def _prefect(*arguments: str) -> None:
             raise
 
 
+def _known() -> set[str]:
+    """The names of what is deployed already."""
+    with get_client(sync_client=True) as client:
+        return {each.name for each in client.read_deployments(limit=_MANY)}
+
+
+def _deployable(project: Path, known: set[str], directory: Path) -> Path:
+    """A copy of a prefect.yaml without the schedules of what is deployed already.
+
+    They are what a flow begins with. Deployed again, Prefect would reset a schedule that a user changed, bring back one that was
+    removed, and drop those that were added beside it.
+    """
+    content = yaml.safe_load(project.read_text())
+    for deployment in content["deployments"]:
+        if deployment["name"] in known:
+            deployment.pop("schedules", None)
+            deployment.pop("schedule", None)
+    copy = directory / f"{project.parent.name}.yaml"
+    copy.write_text(yaml.safe_dump(content, sort_keys=False))
+    return copy
+
+
+def _deploy_users_flows(folder: Path, known: set[str]) -> None:
+    """Deploy every `<home>/flows/*/prefect.yaml`, each in a process of its own: whatever is wrong there stops nothing of ours."""
+    for project in sorted(folder.glob("*/prefect.yaml")):
+        try:
+            with TemporaryDirectory() as scratch:
+                arguments = ("--no-prompt", "deploy", "--all", "--prefect-file", str(_deployable(project, known, Path(scratch))))
+                command = [sys.executable, "-m", "prefect", *arguments]
+                done = subprocess.run(
+                    command, cwd=project.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=_PATIENCE, check=False
+                )
+            outcome = "deployed" if done.returncode == 0 else f"not deployed:\n{done.stdout}"
+        except Exception as exc:  # noqa: BLE001 - a boundary: somebody else's file
+            outcome = f"not deployed: {exc!r}"
+        sys.stderr.write(f"{project}: {outcome}\n")
+
+
 def _tell_ready() -> None:
     if descriptor := os.environ.pop("PACS_READY_FD", ""):
         os.write(int(descriptor), b"ready\n")
@@ -84,8 +128,11 @@ def main() -> None:
     gc.freeze()  # what was imported stays
     gc.enable()
     asyncio.run(_make_pool())
-    _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(PROJECT))
+    known = _known()
+    with TemporaryDirectory() as scratch:
+        _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(_deployable(PROJECT, known, Path(scratch))))
     _tell_ready()
+    threading.Thread(target=_deploy_users_flows, args=(load_settings().home / "flows", known), daemon=True).start()
     _prefect("worker", "start", "--pool", POOL, "--type", "process", "--name", f"pacs@{platform.node()}")
 
 

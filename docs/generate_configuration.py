@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from pacs_core.settings import Settings, TierSettings
+from pacs_core.settings import ArchivalRule, MigrationRule, RetentionRule, Settings, TierSettings
 
 INTRODUCTION = """\
 # Configuration
@@ -52,6 +52,48 @@ Credentials are found by the clients of the providers: `AWS_ACCESS_KEY_ID`, a pr
 `AZURE_STORAGE_CONNECTION_STRING`, `AZURE_STORAGE_ACCOUNT_NAME` with `AZURE_STORAGE_ACCOUNT_KEY` or a managed identity.
 """
 
+RULES = """\
+## Rules
+
+What `migrate`, `archive` and `cleanup` do by themselves is said in `pacs.toml`, by any number of tables; without one they do nothing.
+All conditions of a table must hold; what is left out asks nothing.
+
+```toml
+[[migrations]]                 # CT and MR that nobody has looked at for a month
+name = "quiet-to-warm"
+source = "hot"
+target = "warm"
+modalities = ["CT", "MR"]
+unused_days = 30
+
+[[migrations]]                 # whatever was unused for longest, while the disk is fuller than 85 %, until it is at 75 %
+name = "keep-room"
+source = "hot"
+target = "warm"
+above = 0.85
+below = 0.75
+
+[archives.offsite]             # has the settings of a tier
+url = "s3://imaging-offsite/archive"
+storage_class = "STANDARD_IA"
+
+[[archivals]]
+name = "offsite-copy"
+destination = "offsite"
+form = "zip"
+older_than_days = 2
+
+[[retentions]]                 # mammography is kept, the rest goes after ten years
+name = "ten-years"
+modalities = ["CR", "CT", "DX", "MR", "US"]
+older_than_days = 3650
+require_copy = true
+undo_days = 30
+```
+
+`pacs flow run migrate --param dry_run=true` shows what a rule would do.
+"""
+
 OUTRO = """\
 ## Two archives on one machine
 
@@ -67,7 +109,17 @@ PACS_PREFECT_PORT=4201 PACS_DASK_PORT=8787 make up
 def page() -> str:
     """The whole document."""
     return "\n".join(
-        [INTRODUCTION, _table("Settings", Settings.model_fields), TIERS, _table("Of each tier", TierSettings.model_fields), OUTRO]
+        [
+            INTRODUCTION,
+            _table("Settings", Settings.model_fields),
+            TIERS,
+            _table("Of each tier", TierSettings.model_fields),
+            RULES,
+            _table("Of each rule of migration", MigrationRule.model_fields),
+            _table("Of each rule of archival", ArchivalRule.model_fields),
+            _table("Of each rule of retention", RetentionRule.model_fields),
+            OUTRO,
+        ]
     )
 
 
@@ -83,7 +135,7 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if isinstance(value, Enum):
         value = value.value
-    if value == "" or field.default_factory is not None:
+    if value in ("", None) or field.default_factory is not None:
         return "empty"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
@@ -95,12 +147,18 @@ def _allowed(field: FieldInfo) -> str:
     if kind is bool:
         return "`true`, `false`"
     bounds = {
-        name: getattr(rule, name) for rule in field.metadata for name in ("ge", "le", "pattern") if getattr(rule, name, None) is not None
+        name: getattr(rule, name)
+        for rule in field.metadata
+        for name in ("gt", "ge", "le", "pattern")
+        if getattr(rule, name, None) is not None
     }
-    if "pattern" in bounds:
+    if "|" in bounds.get("pattern", ""):
         return ", ".join(f"`{value}`" if value else "empty" for value in bounds["pattern"].strip("^$()").split("|"))
+    if "pattern" in bounds:
+        return "text"
     if bounds:
-        return f"{bounds['ge']} to {bounds['le']}"
+        least = f"above {bounds['gt']}" if "gt" in bounds else f"{bounds['ge']}"
+        return f"{least} to {bounds['le']}" if "le" in bounds else f"from {least}"
     return {"str": "text", "Path": "a path"}.get(getattr(kind, "__name__", ""), "a table")
 
 

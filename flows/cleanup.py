@@ -3,10 +3,9 @@
 from typing import Annotated, Any
 
 from prefect import State, flow
-from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows.operation import carry_out
+from flows.operation import carry_out, told_of_study
 from flows.reporting import RunRecord
 from tasks.operation import kept_plan
 from tasks.policy import archive_task_runner
@@ -50,11 +49,4 @@ def undo_cleanup(study: Annotated[str, Field(min_length=1, max_length=64, patter
         study: Its StudyInstanceUID.
     """
     with RunRecord("undo-cleanup", {"study": study}) as record:
-        result = undo_study(study, record.run_id)
-        figures = {"instances": result.instances, "bytes": result.bytes, "failed": len(result.failures)}
-        if not result.instances and not result.failures:
-            return Failed(message=f"nothing of study {study} is in quarantine")
-        record.finish("failed" if result.failures else "completed", figures)
-    if result.failures:
-        return Failed(message=f"{result.instances} instances are back, {len(result.failures)} are not: {result.failures[0].reason}")
-    return Completed(message=f"{result.instances} instances are back")
+        return told_of_study(undo_study(study, record.run_id), record, nothing=f"nothing of study {study} is in quarantine")

@@ -40,6 +40,17 @@ def carry_out(flow: str, plan: Plan, submit: Submit, record: RunRecord, *, dry_r
     return _told(flow, result, broken, record)
 
 
+def told_of_study(result: Moved, record: RunRecord, *, nothing: str) -> State[Any]:
+    """What came of bringing a study back: Failed if anything could not be, or, with that message, if there was nothing."""
+    figures = {"instances": result.instances, "bytes": result.bytes, "failed": len(result.failures)}
+    record.finish("completed" if result.instances and not result.failures else "failed", figures)
+    if result.busy:
+        return Failed(message="another run works on this study; try again when it is done")
+    if result.failures:
+        return Failed(message=f"{result.instances} instances are back, {len(result.failures)} are not: {result.failures[0].reason}")
+    return Completed(message=f"{result.instances} instances are back") if result.instances else Failed(message=nothing)
+
+
 def _planned(flow: str, plan: Plan, record: RunRecord) -> State[Any]:
     keep_plan(record.run_id, flow, plan)
     figures = {"studies": len(plan.steps), "instances": plan.instances, "bytes": plan.bytes, "plan": record.run_id}

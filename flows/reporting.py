@@ -70,15 +70,15 @@ class Progress:
             self._shown = percent
 
 
-def publish_table(key: str, description: str, rows: Sequence[dict[str, Any]]) -> None:
-    """A table; also when it has no rows, so that the newest table is the newest run's."""
-    left_out = f"; the first {_ROWS} are shown" if len(rows) > _ROWS else ""
-    create_table_artifact(list(rows[:_ROWS]) or [{"none": ""}], key=key, description=description + left_out)
-
-
 def publish_problems(key: str, problems: Sequence[Problem]) -> None:
     """The table of damaged objects."""
     publish_table(key, f"{len(problems)} problems", [asdict(problem) for problem in problems])
+
+
+def publish_table(key: str, description: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as a table of the UI; also when there are none, so that the newest table is the newest run's."""
+    left_out = f"; the first {_ROWS} of {len(rows)} are shown" if len(rows) > _ROWS else ""
+    create_table_artifact([dict(row) for row in rows[:_ROWS]] or [{"rows": "none"}], key=key, description=description + left_out)
 
 
 def publish_summary(key: str, title: str, sentence: str, figures: Mapping[str, object]) -> None:

@@ -300,8 +300,11 @@ class Locations(Protocol):
     def copies(self, studies: Sequence[UID]) -> Sequence[Copy]:
         """All other objects of studies, whatever their state."""
 
-    def announce(self, objects: Sequence[StoredObject], tier: str, run: str) -> frozenset[UID]:
-        """Enter copies of these objects on a tier, under the same paths, as arriving; the instances of which one may now be made."""
+    def announce(self, objects: Sequence[StoredObject], tier: str, run: str, *, package: str = "") -> frozenset[UID]:
+        """Enter copies of these objects on a tier as arriving: under the same paths, or as members of a package of that path.
+
+        Returns the instances of which one may now be made.
+        """
 
     def moved(self, objects: Sequence[StoredObject], tier: str, change: Change, *, keep: bool = False) -> frozenset[UID]:
         """The objects' announced copies on a tier are good: they are now what holds the instances.
@@ -310,8 +313,11 @@ class Locations(Protocol):
         objects become leaving, or, with `keep`, further copies.
         """
 
-    def copied(self, objects: Sequence[StoredObject], tier: str, change: Change) -> frozenset[UID]:
+    def copied(self, objects: Sequence[StoredObject], tier: str, change: Change, *, package: str = "") -> frozenset[UID]:
         """The objects' announced copies on a tier are good and stay beside them; returns the instances they are good for."""
+
+    def note(self, objects: Sequence[StoredObject], change: Change) -> None:
+        """Write down what was done to the studies of these objects, that are now where they say."""
 
     def catch_up(self, studies: Sequence[UID], change: Change) -> None:
         """Let the index say of studies what `objects` says: a run may have died between the two."""

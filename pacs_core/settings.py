@@ -5,6 +5,7 @@ A setting `x` is `PACS_X` in the environment and `x = …` in `<home>/pacs.toml`
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -34,6 +35,13 @@ def check_ae_title(value: str) -> str:
     if not 1 <= len(title) <= 16 or not (title.isascii() and title.isprintable()) or "\\" in title:
         raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
     return title
+
+
+def check_http_url(value: str) -> str:
+    """Empty, or a URL of a web server."""
+    if value and not value.startswith(("http://", "https://")):
+        raise ValueError("a URL begins with http:// or https://")
+    return value
 
 
 class TierSettings(BaseModel):
@@ -143,6 +151,16 @@ class RetentionRule(StudySelection):
     )
 
 
+class ArchivalRule(StudySelection):
+    """An `[[archivals]]` table: studies of which a copy is made at an archive destination."""
+
+    destination: str = Field(description="A name of `archives`, or a tier.")
+    form: str = Field(
+        "objects", pattern="^(objects|zip|tar)$", description="`objects`: each under its name; `zip` or `tar`: one file a study."
+    )
+    tiers: list[str] = Field(default_factory=list, description="Only what is on these tiers; empty: on any.")
+
+
 class Settings(BaseSettings):
     """Everything that can be configured, with its bounds."""
 
@@ -200,6 +218,14 @@ class Settings(BaseSettings):
         description="The tiers `hot` (where instances land; a local path), `warm` and `cold`. Default: hot only, at `<home>/hot`.",
     )
 
+    archives: dict[str, TierSettings] = Field(
+        default_factory=dict,
+        description="Destinations of the flow `archive` beside the tiers, tables `[archives.<name>]` with what a tier has.",
+    )
+    archivals: list[ArchivalRule] = Field(
+        default_factory=list,
+        description="Rules that the flow `archive` follows, tables `[[archivals]]` of `pacs.toml`; a study may follow several.",
+    )
     migrations: list[MigrationRule] = Field(
         default_factory=list,
         description="Rules that the flow `migrate` follows, tables `[[migrations]]` of `pacs.toml`; a study follows the first one that names it.",
@@ -232,7 +258,7 @@ class Settings(BaseSettings):
     )
     verify_on_read: bool = Field(
         True,
-        description="Whether the bytes of local objects are hashed before C-MOVE and C-GET send the last of them. What comes from a remote tier always is.",
+        description="Whether the bytes of local objects are hashed before C-MOVE and C-GET send the last of them; each process does so once in ten minutes for a file that is not touched. What comes from a remote tier always is.",
     )
 
     catalog_url: str = Field(
@@ -246,6 +272,10 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="The address of the web process.")
     http_port: Port = Field(8042, description="The port of the web process.")
     prefect_port: Port = Field(4200, description="The port of the Prefect server and its UI.")
+    prefect_api_url: Annotated[str, AfterValidator(check_http_url)] = Field(
+        "",
+        description="The API of an existing Prefect server to run flows with, `http://host:4200/api`. Empty: the server that `pacs up` keeps.",
+    )
     dask_port: Port = Field(8786, description="The port of the Dask scheduler.")
     dask_address: str = Field(
         "", description="An existing Dask scheduler to run flows on, `tcp://host:port`. Empty: the one that `pacs up` keeps."
@@ -301,9 +331,9 @@ class Settings(BaseSettings):
         return self.dask_address or f"tcp://127.0.0.1:{self.dask_port}"
 
     @property
-    def prefect_api_url(self) -> str:
+    def flow_api_url(self) -> str:
         """The Prefect API that flows report to."""
-        return f"http://127.0.0.1:{self.prefect_port}/api"
+        return (self.prefect_api_url or f"http://127.0.0.1:{self.prefect_port}/api").rstrip("/")
 
 
 def load_settings(home: Path | None = None) -> Settings:
@@ -338,22 +368,30 @@ def _complete(settings: Settings) -> Settings:
         raise ConfigurationError(
             f"tiers.hot.url: instances land on a local path, not on {hot.split('://')[0]}://; put remote storage in tiers.warm or tiers.cold"
         )
-    for rule in settings.migrations:
-        if missing := {rule.source, rule.target} - set(tiers):
-            raise ConfigurationError(f"migrations: rule {rule.name} names the tier {', '.join(sorted(missing))}, which is not configured")
-    for retention in settings.retentions:
-        if missing := set(retention.tiers) - set(tiers):
-            raise ConfigurationError(
-                f"retentions: rule {retention.name} names the tier {', '.join(sorted(missing))}, which is not configured"
-            )
+    _check_rules(settings, tiers)
     return settings.model_copy(update={"tiers": tiers})
+
+
+def _check_rules(settings: Settings, tiers: Mapping[str, TierSettings]) -> None:
+    """Every tier and destination that a rule names is there. ConfigurationError."""
+    if both := set(settings.archives) & {*TIER_NAMES}:
+        raise ConfigurationError(f"archives: {', '.join(sorted(both))} is the name of a tier")
+    named = [
+        *(("migrations", rule.name, {rule.source, rule.target}) for rule in settings.migrations),
+        *(("retentions", rule.name, set(rule.tiers)) for rule in settings.retentions),
+        *(("archivals", rule.name, set(rule.tiers) | {rule.destination} - set(settings.archives)) for rule in settings.archivals),
+    ]
+    for table, name, wanted in named:
+        if missing := wanted - set(tiers):
+            raise ConfigurationError(f"{table}: rule {name} names {', '.join(sorted(missing))}, which is not configured")
 
 
 def _explain(error: Any) -> str:
     """One line for one pydantic error: the setting, what is wrong, where to set it."""
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        known = ", ".join(sorted(Settings.model_fields))
+        fields = TierSettings.model_fields if len(error["loc"]) > 1 else Settings.model_fields
+        known = ", ".join(sorted(fields))
         return f"{name}: there is no such setting; the settings are {known}"
     if isinstance(error["input"], dict) or ".options" in name:  # may hold credentials
         return f"{name}: {error['msg']}"

@@ -39,11 +39,13 @@ from pacs_core.index.reader import LakeIndexReader
 from pacs_core.index.recovery import IndexRecovery
 from pacs_core.index.removals import Holds, LakeRemovals
 from pacs_core.index.sql import SQLSession
+from pacs_core.lifecycle.archiving import Archiver
 from pacs_core.lifecycle.backup import Backups
 from pacs_core.lifecycle.moving import Mover
 from pacs_core.lifecycle.rebuilding import Rebuild, Workplace
+from pacs_core.lifecycle.repairing import Repairer
 from pacs_core.lifecycle.retention import Retention
-from pacs_core.lifecycle.rules import Fill, MigrationRule, RetentionRule, Selection, Watermarks
+from pacs_core.lifecycle.rules import ArchivalRule, Fill, MigrationRule, RetentionRule, Selection, Watermarks
 from pacs_core.ports import ObjectStore
 from pacs_core.settings import TIER_NAMES, Settings, StudySelection, TierSettings
 from pacs_core.storage.cache import ObjectCache
@@ -66,8 +68,8 @@ _FLOW_TIMEOUT = 5.0
 
 
 def stores(settings: Settings) -> Mapping[str, ObjectStore]:
-    """The configured tiers by name."""
-    return {name: open_tier(tier.url, _options(tier)) for name, tier in settings.tiers.items()}
+    """The configured tiers and archive destinations by name."""
+    return {name: open_tier(tier.url, _options(tier)) for name, tier in {**settings.archives, **settings.tiers}.items()}
 
 
 def _options(tier: TierSettings) -> TierOptions:
@@ -156,6 +158,18 @@ def retention_rules(settings: Settings, now: datetime) -> Sequence[RetentionRule
     return [RetentionRule(rule.name, tuple(rule.tiers or settings.tiers), _selection(rule, now)) for rule in settings.retentions]
 
 
+def archival_rules(settings: Settings, now: datetime) -> Sequence[ArchivalRule]:
+    """The rules of the settings, as they read at an instant."""
+    return [
+        ArchivalRule(rule.name, tuple(rule.tiers or settings.tiers), rule.destination, _selection(rule, now)) for rule in settings.archivals
+    ]
+
+
+def archiver(settings: Settings, where: LakeLocations) -> Archiver:
+    """Archives studies and brings them back."""
+    return Archiver(stores(settings), mover(settings, where), where, landing(settings), settings.scratch_directory)
+
+
 def removals(settings: Settings) -> LakeRemovals:
     """Takes instances out of the index. To be closed."""
     return LakeRemovals(catalog_url(settings), index_writer(settings))
@@ -201,6 +215,11 @@ def fill(settings: Settings, tier: str) -> Fill:
     room = os.statvfs(root)
     capacity = (room.f_blocks - room.f_bfree + room.f_bavail) * room.f_frsize
     return Fill(used=capacity - room.f_bavail * room.f_frsize, capacity=capacity)
+
+
+def repairer(settings: Settings, where: LakeLocations) -> Repairer:
+    """Writes damaged objects anew."""
+    return Repairer(stores(settings), where, landing(settings), settings.scratch_directory)
 
 
 def rebuild(settings: Settings) -> Rebuild:

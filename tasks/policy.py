@@ -1,8 +1,10 @@
 """When a task is repeated, and where it runs."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, Self, TypedDict, cast
 
+import cloudpickle  # type: ignore[import-untyped]  # ships no type information
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
@@ -17,6 +19,14 @@ def retryable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Prefect's `retry_condition_fn`: only what the error tree says a repetition can help with."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, PacsError) and error.retryable
+
+
+def carry(module: str) -> None:
+    """Let the tasks of a module that is not installed travel to the Dask workers whole, with the functions that they call.
+
+    For a flow of a user's own, `carry(__name__)`: otherwise a worker would look for the module and not find it.
+    """
+    cloudpickle.register_pickle_by_value(sys.modules[module])
 
 
 class _Retries(TypedDict):

@@ -13,7 +13,7 @@ from pacs_core.dicom.file_meta import read_file_meta
 from pacs_core.dicom.part10 import same_data_set, scan_file
 from pacs_core.dicom.scan import ScanResult
 from pacs_core.errors import ChecksumMismatch, DuplicateInstance, ObjectMissing, RequestError, StorageUnavailable
-from pacs_core.model import UID, Duplicates, InstanceRecord, StoredObject, StoreRequest
+from pacs_core.model import UID, Copy, Duplicates, InstanceRecord, StoredObject, StoreRequest
 from pacs_core.ports import Incoming, LandingStore
 from pacs_core.storage.layout import replacement_path
 
@@ -109,7 +109,7 @@ def _replacement(arrived: InstanceRecord) -> InstanceRecord:
     return dataclasses.replace(arrived, path=replacement_path(arrived.path, arrived.sha256))
 
 
-def is_intact(landing: LandingStore, record: InstanceRecord | StoredObject) -> bool:
+def is_intact(landing: LandingStore, record: InstanceRecord | StoredObject | Copy) -> bool:
     """Whether the object that a record names is there with the bytes that the record tells of."""
     try:
         with landing.local_path(record.path).open("rb") as file:

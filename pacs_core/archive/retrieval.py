@@ -16,7 +16,7 @@ from typing import Self
 import structlog
 
 from pacs_core.archive.accesses import AccessLog
-from pacs_core.archive.stored import StoredDataSet, data_set_of, open_data_set
+from pacs_core.archive.stored import Hashed, StoredDataSet, data_set_of, open_data_set
 from pacs_core.errors import ChecksumMismatch, IntegrityError, ObjectArchived, StorageUnavailable, UnavailableError
 from pacs_core.model import UID, StoredObject
 from pacs_core.ports import Copies, ObjectCache, ObjectStore, Recalls
@@ -59,6 +59,7 @@ class Retrieval:
         self._recall = recall
         self._accesses = accesses
         self._verify = verify
+        self._hashed = Hashed()
         self._suspect: set[tuple[str, str]] = set()  # large objects that were damaged when they were read last
         self._fetchers: dict[str, ThreadPoolExecutor] = {}
         self._lock = threading.Lock()
@@ -117,7 +118,9 @@ class Retrieval:
         if not self._verify:
             return open_data_set(path, size=instance.size)
         key = instance.tier, instance.path
-        source = open_data_set(path, size=instance.size, sha256=instance.sha256, damaged=lambda: self._suspect.add(key))
+        source = open_data_set(
+            path, size=instance.size, sha256=instance.sha256, hashed=self._hashed, damaged=lambda: self._suspect.add(key)
+        )
         if key in self._suspect:
             _check(source)
             self._suspect.discard(key)  # it has been repaired

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,43 @@ from pacs_core.errors import ChecksumMismatch, ObjectMissing, StorageUnavailable
 _HEAD = 4096  # bytes; the file meta that this archive writes takes a tenth of it
 _WHOLE = 1 << 20  # bytes up to which an object is read, hashed and sent from memory; most CT and MR images are smaller
 _BLOCK = 1 << 20
+_REMEMBERED = 50_000  # files
+_SETTLED = 1.0  # seconds
+
+
+class Hashed:
+    """Which files a process has hashed a short while ago, and found right. Thread-safe.
+
+    Hashing takes as long as a quarter of sending. As long as a file is the same to the kernel, its bytes are those that were hashed, but
+    for what a disk does to them behind the kernel's back; so after some minutes it is hashed again.
+
+    Args:
+        seconds: for how long a file is vouched for.
+        now: seconds since 1970.
+    """
+
+    def __init__(self, *, seconds: float = 600, now: Callable[[], float] = time.time) -> None:
+        self._seconds = seconds
+        self._now = now
+        self._known: dict[str, tuple[tuple[int, ...], float]] = {}
+
+    def vouches(self, sha256: str, status: os.stat_result) -> bool:
+        """Whether this file hashed to that, and has not been touched since."""
+        identity, until = self._known.get(sha256, ((), 0.0))
+        return identity == _identity(status) and 0 <= until - self._now() <= self._seconds
+
+    def add(self, sha256: str, status: os.stat_result) -> None:
+        """A file hashes to that. One that changed a moment ago is not remembered: the clock could miss that it changes again."""
+        now = self._now()
+        if now - max(status.st_ctime, status.st_mtime) < _SETTLED:
+            return
+        if len(self._known) >= _REMEMBERED:
+            self._known = {}  # rarer than it is worth to choose
+        self._known[sha256] = _identity(status), now + self._seconds
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class StoredDataSet:
@@ -77,13 +115,13 @@ class _InMemory(StoredDataSet):
 class _HashedOnTheWay(StoredDataSet):
     """One that is hashed as it is read. Whoever asks for the last byte gets it once everything has been hashed, if it is right."""
 
-    __slots__ = ("_damaged", "_digest", "_end", "_hashed", "_sha256")
+    __slots__ = ("_digest", "_end", "_hashed", "_sha256", "_told")
 
-    def __init__(self, path: Path, descriptor: int, *, offset: int, end: int, sha256: str, damaged: Callable[[], None]) -> None:
+    def __init__(self, path: Path, descriptor: int, *, offset: int, end: int, sha256: str, told: Callable[[bool], None]) -> None:
         super().__init__(path, descriptor, offset=offset, size=end - offset)
         self._digest, self._hashed, self._end = hashlib.sha256(), 0, end
         self._sha256 = sha256
-        self._damaged = damaged
+        self._told = told
 
     def read_into(self, buffers: Sequence[memoryview], position: int) -> None:
         begin, count = self._offset + position, sum(map(len, buffers))
@@ -112,8 +150,9 @@ class _HashedOnTheWay(StoredDataSet):
             self._hashed += len(data)
 
     def _compare(self) -> None:
-        if self._digest.hexdigest() != self._sha256:
-            self._damaged()
+        is_right = self._digest.hexdigest() == self._sha256
+        self._told(is_right)
+        if not is_right:
             raise ChecksumMismatch(f"{self.path.name} does not hash to what was stored")
 
 
@@ -140,13 +179,16 @@ def _ignore() -> None:
     """Nobody wants to know."""
 
 
-def open_data_set(path: Path, *, size: int | None = None, sha256: str = "", damaged: Callable[[], None] = _ignore) -> StoredDataSet:
+def open_data_set(
+    path: Path, *, size: int | None = None, sha256: str = "", hashed: Hashed | None = None, damaged: Callable[[], None] = _ignore
+) -> StoredDataSet:
     """The data set of a DICOM file.
 
     Args:
         path: the file.
         size: its length in bytes, where that is known.
         sha256: what all of it should hash to, where that is to be checked: of a small file now, of a large one while it is read.
+        hashed: vouches for what was hashed before.
         damaged: called when a large file turns out not to.
 
     Raises:
@@ -161,15 +203,34 @@ def open_data_set(path: Path, *, size: int | None = None, sha256: str = "", dama
         raise ObjectMissing(f"{path.name} is not where it was stored") from exc
     except OSError as exc:
         raise StorageUnavailable(f"{path.name} cannot be read: {exc.strerror}") from exc
-    return data_set_of(path, descriptor, size=size, sha256=sha256, damaged=damaged)
+    return data_set_of(path, descriptor, size=size, sha256=sha256, hashed=hashed, damaged=damaged)
 
 
 def data_set_of(
-    path: Path, descriptor: int, *, size: int | None = None, sha256: str = "", damaged: Callable[[], None] = _ignore
+    path: Path,
+    descriptor: int,
+    *,
+    size: int | None = None,
+    sha256: str = "",
+    hashed: Hashed | None = None,
+    damaged: Callable[[], None] = _ignore,
 ) -> StoredDataSet:
     """As `open_data_set`, of a file that is open. The descriptor is closed with the data set, and where this fails."""
     try:
-        return _located(path, descriptor, size, sha256, damaged)
+        status = os.fstat(descriptor)
+        if size is not None and status.st_size != size:
+            raise ChecksumMismatch(f"{path.name} has {status.st_size} bytes, and {size} were stored")
+        if not sha256 or (hashed is not None and hashed.vouches(sha256, status)):
+            offset = _offset(descriptor, os.pread(descriptor, _HEAD, 0))
+            return StoredDataSet(path, descriptor, offset=offset, size=status.st_size - offset)
+
+        def told(is_right: bool) -> None:
+            if not is_right:
+                damaged()
+            elif hashed is not None:
+                hashed.add(sha256, status)
+
+        return _checked(path, descriptor, status.st_size, sha256, told)
     except BaseException as exc:
         os.close(descriptor)
         if isinstance(exc, OSError):
@@ -177,19 +238,15 @@ def data_set_of(
         raise
 
 
-def _located(path: Path, descriptor: int, expected: int | None, sha256: str, damaged: Callable[[], None]) -> StoredDataSet:
-    length = os.fstat(descriptor).st_size
-    if expected is not None and length != expected:
-        raise ChecksumMismatch(f"{path.name} has {length} bytes, and {expected} were stored")
-    if sha256 and length <= _WHOLE:
-        content = _read(descriptor, 0, length, path)
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise ChecksumMismatch(f"{path.name} does not hash to what was stored")
-        return _InMemory(path, descriptor, content, offset=_offset(descriptor, content[:_HEAD]))
-    offset = _offset(descriptor, os.pread(descriptor, _HEAD, 0))
-    if sha256:
-        return _HashedOnTheWay(path, descriptor, offset=offset, end=length, sha256=sha256, damaged=damaged)
-    return StoredDataSet(path, descriptor, offset=offset, size=length - offset)
+def _checked(path: Path, descriptor: int, length: int, sha256: str, told: Callable[[bool], None]) -> StoredDataSet:
+    if length > _WHOLE:
+        offset = _offset(descriptor, os.pread(descriptor, _HEAD, 0))
+        return _HashedOnTheWay(path, descriptor, offset=offset, end=length, sha256=sha256, told=told)
+    content = _read(descriptor, 0, length, path)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ChecksumMismatch(f"{path.name} does not hash to what was stored")
+    told(True)
+    return _InMemory(path, descriptor, content, offset=_offset(descriptor, content[:_HEAD]))
 
 
 def _offset(descriptor: int, head: bytes) -> int:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pacs_core.errors import ObjectMissing, StorageUnavailable
+from pacs_core.errors import ObjectArchived, ObjectMissing, StorageUnavailable
 from pacs_core.model import UID, StoredObject
 from pacs_core.ports import ObjectStore
 
@@ -28,6 +28,7 @@ class Damage(StrEnum):
     CORRUPT = "corrupt"  # held, but other bytes than were stored
     UNREADABLE = "unreadable"  # held, but its tier fails to give it out while it gives out others
     ORPHAN = "orphan"  # on a tier, but unknown to the index
+    INCONSISTENT = "inconsistent"  # the keys in PostgreSQL and the rows of the lake disagree
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +82,11 @@ class _Read:
     sha256: str
 
 
-_Outcome = _Read | ObjectMissing | StorageUnavailable
+_Outcome = _Read | ObjectMissing | ObjectArchived | StorageUnavailable
 
 
 def verify_shard(stores: Mapping[str, ObjectStore], objects: Sequence[StoredObject]) -> ShardReport:
-    """Read every object and compare size and SHA-256.
+    """Read every object and compare size and SHA-256. One that cannot be read before it is rehydrated is left out.
 
     Raises StorageUnavailable if a tier gives out none of its objects: nothing is known then, which is not damage.
     """
@@ -93,11 +94,12 @@ def verify_shard(stores: Mapping[str, ObjectStore], objects: Sequence[StoredObje
         outcomes = list(threads.map(lambda each: _read(stores, each), objects))
     _fail_if_unavailable(objects, outcomes)
     problems = [problem for each, read in zip(objects, outcomes, strict=True) if (problem := _compare(each, read)) is not None]
-    damaged = {problem.SOPInstanceUID for problem in problems}
+    left_out = {each.SOPInstanceUID for each, read in zip(objects, outcomes, strict=True) if isinstance(read, ObjectArchived)}
+    not_intact = left_out | {problem.SOPInstanceUID for problem in problems}
     return ShardReport(
-        intact=tuple(each.SOPInstanceUID for each in objects if each.SOPInstanceUID not in damaged),
+        intact=tuple(each.SOPInstanceUID for each in objects if each.SOPInstanceUID not in not_intact),
         problems=tuple(problems),
-        checked=len(objects),
+        checked=len(objects) - len(left_out),
         bytes_read=sum(read.size for read in outcomes if isinstance(read, _Read)),
     )
 
@@ -108,6 +110,24 @@ def check_presence(stores: Mapping[str, ObjectStore], objects: Sequence[StoredOb
         raise StorageUnavailable(f"the tier {', '.join(sorted(unknown))} is not configured")
     absent = [each for each in objects if not stores[each.tier].exists(each.path)]
     return ShardReport(problems=tuple(_problem(Damage.MISSING, each, "not on its tier") for each in absent), checked=len(objects))
+
+
+def compare_catalogs(keys: Iterable[StoredObject], rows: Iterable[StoredObject]) -> ShardReport:
+    """Whether the keys in PostgreSQL and the rows of the lake name the same objects, each instance once."""
+    by_key = {each.SOPInstanceUID: each for each in keys}
+    problems: list[Problem] = []
+    seen: set[UID] = set()
+    for row in rows:
+        key = by_key.get(row.SOPInstanceUID)
+        if row.SOPInstanceUID in seen:
+            problems.append(_problem(Damage.INCONSISTENT, row, "two rows of the lake"))
+        elif key is None:
+            problems.append(_problem(Damage.INCONSISTENT, row, "a row of the lake without a key"))
+        elif (key.tier, key.path, key.sha256) != (row.tier, row.path, row.sha256):
+            problems.append(_problem(Damage.INCONSISTENT, key, f"the lake names {row.path} on tier {row.tier}"))
+        seen.add(row.SOPInstanceUID)
+    problems += [_problem(Damage.INCONSISTENT, each, "a key without a row of the lake") for uid, each in by_key.items() if uid not in seen]
+    return ShardReport(problems=tuple(problems))
 
 
 class KnownPaths:
@@ -153,7 +173,7 @@ def _read(stores: Mapping[str, ObjectStore], each: StoredObject) -> _Outcome:
             raise StorageUnavailable(f"the tier {each.tier} is not configured")
         with closing(stores[each.tier].open(each.path)) as content:
             return _hash(content)
-    except (ObjectMissing, StorageUnavailable) as exc:
+    except (ObjectMissing, ObjectArchived, StorageUnavailable) as exc:
         return exc
     except OSError as exc:  # the medium failed in the middle of the object
         return StorageUnavailable(f"{each.path} on tier {each.tier} cannot be read: {exc.strerror}")
@@ -175,6 +195,8 @@ def _hash(content: BinaryIO) -> _Read:
 
 
 def _compare(each: StoredObject, read: _Outcome) -> Problem | None:
+    if isinstance(read, ObjectArchived):
+        return None
     if isinstance(read, ObjectMissing):
         return _problem(Damage.MISSING, each, "not on its tier")
     if isinstance(read, StorageUnavailable):

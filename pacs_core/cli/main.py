@@ -360,6 +360,43 @@ def flow_history(
     manage.flow_history(home, name, limit, format)
 
 
+@flows.command("stats")
+def flow_stats(
+    name: Annotated[str | None, typer.Argument(show_default=False)] = None,
+    days: Annotated[int, typer.Option("--days", "-d", min=1, max=3650, help="Runs that were started in the last so many days.")] = 30,
+    format: FormatOption = Format.TABLE,  # noqa: A002  # the option's name
+    home: Home = None,
+) -> None:
+    """Show how often a flow ran, how that ended and how long it took."""
+    from pacs_core.cli import manage
+
+    manage.flow_stats(home, name, days, format)
+
+
+@flows.command("schedule")
+def flow_schedule(
+    name: str,
+    cron: Annotated[str | None, typer.Option(help="A cron line, such as '30 2 * * *'.", show_default=False)] = None,
+    interval: Annotated[str | None, typer.Option(help="Every so often from now on: 90s, 15m, 6h, 1d.", show_default=False)] = None,
+    once: Annotated[str | None, typer.Option(help="One run, at a date and time: 2027-01-31T22:00.", show_default=False)] = None,
+    none: Annotated[bool, typer.Option("--none", help="Only when it is asked to.")] = False,
+    timezone: Annotated[str, typer.Option(help="For --cron and --once, such as Europe/Berlin.")] = "UTC",
+    home: Home = None,
+) -> None:
+    """Say when a flow runs by itself, in place of every schedule it has. Stays so over restarts."""
+    from pacs_core.cli import manage
+
+    manage.flow_schedule(home, name, manage.schedule_of(cron, interval, once, timezone, none=none))
+
+
+@flows.command("cancel")
+def flow_cancel(run: Annotated[str, typer.Argument(help="The id or the name of a run.")], home: Home = None) -> None:
+    """End a run early. What it has done stays done; run it again to have the rest done."""
+    from pacs_core.cli import manage
+
+    manage.flow_cancel(home, run)
+
+
 def main() -> None:
     """The entry point of the `pacs` command."""
     # pydicom quotes the values that it finds fault with, and those may name a patient.

@@ -2,8 +2,9 @@
 
 import getpass
 import json
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, fields
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from pacs_core.errors import ConfigurationError
 from pacs_core.model import UID, AETitle, Hold, Peer, parse_uid
 from pacs_core.settings import check_ae_title, load_settings
 from pacs_core.supervisor.flow_api import FlowApi, FlowRun
+from pacs_core.supervisor.flow_schedules import by_cron, by_interval, once
+from pacs_core.supervisor.flow_statistics import FlowStatistics
 
 
 def peer_add(home: Path | None, ae_title: str, host: str, port: int) -> None:
@@ -105,5 +108,37 @@ def flow_history(home: Path | None, name: str | None, limit: int, form: str) -> 
     output.print_rows(("flow", "run", "state", "started", "ended", "message", "id"), rows, form)
 
 
+def flow_stats(home: Path | None, name: str | None, days: int, form: str) -> None:
+    """What the runs of the last days came to."""
+    with _api(home) as api:
+        found = [FlowStatistics.of(flow, runs) for flow, runs in api.runs_since(datetime.now(UTC) - timedelta(days=days), name).items()]
+    output.print_rows([field.name for field in fields(FlowStatistics)], (astuple(each) for each in found), form)
+
+
+def flow_schedule(home: Path | None, name: str, schedule: Mapping[str, Any] | None) -> None:
+    """Give a flow one schedule, or none."""
+    with _api(home) as api:
+        deployment = api.reschedule(name, schedule)
+    when = ", ".join(deployment.schedules) or "only when it is asked to"
+    output.line(f"{deployment.name} runs {when}{', once it is resumed: it is paused' if deployment.paused else ''}")
+
+
+def schedule_of(cron: str | None, interval: str | None, moment: str | None, timezone: str, *, none: bool) -> Mapping[str, Any] | None:
+    """The schedule that the options describe; exactly one of them is given."""
+    if [cron, interval, moment, none or None].count(None) != 3:
+        raise ConfigurationError("give one of --cron, --interval, --once and --none")
+    if cron is not None:
+        return by_cron(cron, timezone)
+    if interval is not None:
+        return by_interval(interval)
+    return None if moment is None else once(moment, timezone)
+
+
+def flow_cancel(home: Path | None, run: str) -> None:
+    """Ask a run to end."""
+    with _api(home) as api:
+        _tell(api.cancel(run))
+
+
 def _api(home: Path | None) -> FlowApi:
-    return FlowApi(load_settings(home).prefect_api_url)
+    return FlowApi(load_settings(home).flow_api_url)

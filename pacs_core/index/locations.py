@@ -7,7 +7,7 @@ from what it was when the copy was made. The lake follows, and only then does th
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -23,7 +23,7 @@ from pacs_core.ports import Departure, StudyTotals
 _STUDY_LOCKS = 0x70616373  # the first half of advisory locks that mean a study
 _OBJECT = ", ".join(f'"{name}"' for name in OBJECT_COLUMNS)
 _KEY_TYPES = '"SOPInstanceUID" text, tier text, path text, size bigint, sha256 text, "SeriesInstanceUID" text, "StudyInstanceUID" text'
-_GIVEN = f"json_to_recordset(CAST(:rows AS json)) AS given({_KEY_TYPES}, target text)"
+_GIVEN = f"json_to_recordset(CAST(:rows AS json)) AS given({_KEY_TYPES}, target text, target_path text, member text)"
 
 _STUDY_OBJECTS = f'SELECT {_OBJECT} FROM pacs.instance_key WHERE "StudyInstanceUID" = ANY(CAST(:studies AS text[]))'  # noqa: S608 constants
 _COPY = '"SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", tier, path, member, size, sha256, state, since, verified_at, run_id'
@@ -40,7 +40,8 @@ _DEPARTING = f"""
 # A copy that is held already is made again; one that is leaving has to be settled first.
 _ANNOUNCE = f"""
     INSERT INTO pacs.instance_copy ({_COPY})
-    SELECT "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", target, path, '', size, sha256, 'arriving', now(), NULL, :run
+    SELECT "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", target, target_path, member, size, sha256, 'arriving', now(), NULL,
+        :run
     FROM {_GIVEN}
     ON CONFLICT ("SOPInstanceUID", tier, path, member) DO UPDATE SET run_id = excluded.run_id
     WHERE pacs.instance_copy.state <> 'leaving' AND pacs.instance_copy.sha256 = excluded.sha256
@@ -68,11 +69,21 @@ _LEAVE = f"""
 _HOLD = f"""
     UPDATE pacs.instance_copy AS copy SET state = 'held', since = now(), verified_at = now(), run_id = :run
     FROM {_GIVEN}
-    WHERE copy."SOPInstanceUID" = given."SOPInstanceUID" AND copy.tier = given.target AND copy.path = given.path AND copy.member = ''
-        AND EXISTS (SELECT 1 FROM pacs.instance_key AS held WHERE held."SOPInstanceUID" = given."SOPInstanceUID"
-            AND held.sha256 = given.sha256)
+    WHERE copy."SOPInstanceUID" = given."SOPInstanceUID" AND copy.tier = given.target AND copy.path = given.target_path
+        AND copy.member = given.member AND EXISTS (
+            SELECT 1 FROM pacs.instance_key AS held WHERE held."SOPInstanceUID" = given."SOPInstanceUID" AND held.sha256 = given.sha256
+        )
     RETURNING copy."SOPInstanceUID"
 """  # noqa: S608 constants
+_COPIED_INSTANCES = """
+    SELECT "StudyInstanceUID", count(DISTINCT "SOPInstanceUID") FROM pacs.instance_copy WHERE tier = :tier AND state = 'held' GROUP BY 1
+"""
+_VERIFIED = """
+    UPDATE pacs.instance_copy AS copy SET verified_at = :at FROM json_to_recordset(CAST(:rows AS json))
+        AS given("SOPInstanceUID" text, tier text, path text, member text)
+    WHERE copy."SOPInstanceUID" = given."SOPInstanceUID" AND copy.tier = given.tier AND copy.path = given.path
+        AND copy.member = given.member
+"""
 _EVENTS = """
     INSERT INTO pacs.study_event ("StudyInstanceUID", action, from_tier, to_tier, instances, bytes, flow, policy, run_id)
     SELECT "StudyInstanceUID", :action, tier, target, count(*), sum(size), :flow, :policy, :run
@@ -132,16 +143,36 @@ class LakeLocations:
             yield departure
             session.run(_FORGET, rows=_copy_keys(departure.gone))
 
+    def copied_instances(self, tier: str) -> Mapping[str, int]:
+        """How many instances of which study have a copy on a tier."""
+        with self._database.transaction() as session:
+            rows = session.run(_COPIED_INSTANCES, tier=tier)
+        return {study: count for study, count in rows}  # noqa: C416 - rows are lists
+
+    def verified(self, copies: Sequence[Copy], when: datetime) -> None:
+        """Remember that copies were read and found good."""
+        rows = [{name: getattr(each, name) for name in ("SOPInstanceUID", "tier", "path", "member")} for each in copies]
+        with self._database.transaction() as session:
+            session.run(_VERIFIED, rows=clean(json.dumps(rows, ensure_ascii=False)), at=when)
+
+    def names(self, tier: str) -> Iterator[str]:
+        """Every path of a tier under which anything is, is to be, or is kept until it is destroyed."""
+        with self._database.transaction() as session:
+            for table in ("instance_key", "instance_copy", "removed_instance"):
+                gone = "AND state <> 'destroyed'" if table == "removed_instance" else ""
+                ((paths,),) = session.run(f"SELECT json_agg(path) FROM pacs.{table} WHERE tier = :tier {gone}", tier=tier)  # noqa: S608 constants
+                yield from paths or ()
+
     def unsettled_studies(self) -> Sequence[UID]:
         """Studies of which a run that is over, or still at work, has copies on their way."""
         with self._database.transaction() as session:
             rows = session.run("""SELECT DISTINCT "StudyInstanceUID" FROM pacs.instance_copy WHERE state <> 'held'""")
         return [UID(study) for (study,) in rows]
 
-    def announce(self, objects: Sequence[StoredObject], tier: str, run: str) -> frozenset[UID]:
-        """Say that copies of these objects will be on a tier, under the same paths; the instances of which one may now be made."""
+    def announce(self, objects: Sequence[StoredObject], tier: str, run: str, *, package: str = "") -> frozenset[UID]:
+        """Say that copies of these objects will be on a tier, under the same paths or in a package; those of which one may be made."""
         with self._database.transaction() as session:
-            return _uids(session.run(_ANNOUNCE, rows=_rows(objects, tier), run=run))
+            return _uids(session.run(_ANNOUNCE, rows=_rows(objects, tier, package), run=run))
 
     def moved(self, objects: Sequence[StoredObject], tier: str, change: Change, *, keep: bool = False) -> frozenset[UID]:
         """The objects' announced copies on a tier are good: they are now what holds the instances.
@@ -161,12 +192,17 @@ class LakeLocations:
                 self._follow(lake, [UID(clean(uid)) for uid in moved], [tier] * len(moved), change)
         return moved
 
-    def copied(self, objects: Sequence[StoredObject], tier: str, change: Change) -> frozenset[UID]:
+    def copied(self, objects: Sequence[StoredObject], tier: str, change: Change, *, package: str = "") -> frozenset[UID]:
         """The objects' announced copies on a tier are good and stay beside them; returns the instances they are good for."""
         with self._database.transaction() as session:
-            held = _uids(session.run(_HOLD, rows=_rows(objects, tier), run=change.run))
+            held = _uids(session.run(_HOLD, rows=_rows(objects, tier, package), run=change.run))
             record_event(session, [each for each in objects if each.SOPInstanceUID in held], change, target=tier)
         return held
+
+    def note(self, objects: Sequence[StoredObject], change: Change) -> None:
+        """Write down what was done to the studies of these objects."""
+        with self._database.transaction() as session:
+            record_event(session, objects, change, target=objects[0].tier if objects else "")
 
     def catch_up(self, studies: Sequence[UID], change: Change) -> None:
         """Let the lake name the tiers that the keys name: a run may have died between the two."""
@@ -200,9 +236,10 @@ class LakeLocations:
                 [change.flow, change.action, json.dumps({"run_id": change.run, "policy": change.policy})],
             )
             lake.execute(
-                "UPDATE lake.instance SET tier = moved.tier, located_at = ?, located_by = ?"
-                " FROM (SELECT unnest(?::VARCHAR[]) AS uid, unnest(?::VARCHAR[]) AS tier) AS moved WHERE SOPInstanceUID = moved.uid",
-                [change.at, change.run, list(uids), list(tiers)],
+                "UPDATE lake.instance SET tier = moved.tier, located_at = $at, located_by = $run"
+                " FROM (SELECT unnest($uids::VARCHAR[]) AS uid, unnest($tiers::VARCHAR[]) AS tier) AS moved"
+                " WHERE SOPInstanceUID = moved.uid",
+                {"at": change.at, "run": change.run, "uids": list(uids), "tiers": list(tiers)},
             )
 
 
@@ -223,9 +260,14 @@ def _uids(rows: Iterable[Row]) -> frozenset[UID]:
     return frozenset(UID(uid) for (uid,) in rows)
 
 
-def _rows(objects: Iterable[StoredObject], tier: str) -> str:
+def _rows(objects: Iterable[StoredObject], tier: str, package: str = "") -> str:
     names = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "tier", "path", "size", "sha256")
-    return clean(json.dumps([{name: getattr(each, name) for name in names} | {"target": tier} for each in objects], ensure_ascii=False))
+    rows = [
+        {name: getattr(each, name) for name in names}
+        | {"target": tier, "target_path": package or each.path, "member": each.path if package else ""}
+        for each in objects
+    ]
+    return clean(json.dumps(rows, ensure_ascii=False))
 
 
 def _copy_keys(copies: Iterable[Copy]) -> str:

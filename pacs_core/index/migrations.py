@@ -105,7 +105,7 @@ _STEPS = (
     """
     CREATE TABLE pacs.study_event (
         number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        at timestamptz NOT NULL DEFAULT now(),
+        happened_at timestamptz NOT NULL DEFAULT now(),
         "StudyInstanceUID" text NOT NULL,
         action text NOT NULL,
         from_tier text NOT NULL,

@@ -35,10 +35,9 @@ class IndexCounts:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The instances of all studies from `first` to `last`, both included, in the order of the UIDs as text."""
+    """Whole studies, with what the lake has of them."""
 
-    first: UID
-    last: UID
+    studies: tuple[UID, ...]
     instances: int
     bytes: int
 
@@ -87,15 +86,23 @@ class LakeIndexReader:
         tiers = {tier: TierCounts(instances, size) for _, _, _, tier, instances, size in rows if tier is not None}
         return IndexCounts(patients, studies, series, sum(tier.instances for tier in tiers.values()), tiers)
 
-    def shards(self, *, max_instances: int, max_bytes: int) -> Sequence[Shard]:
-        """Everything held, cut between studies; a study that exceeds a limit alone is a shard of its own."""
+    def shards(self, *, max_instances: int, max_bytes: int, percent: float = 100) -> Sequence[Shard]:
+        """Everything held, or that share of its bytes that was longest not verified, cut between studies.
+
+        A study that exceeds a limit alone is a shard of its own.
+        """
+        sizes = list(self._lake.rows(_STUDY_SIZES))
+        left = percent / 100 * sum(size for _, _, size in sizes)
         shards: list[Shard] = []
-        for study, instances, size in self._lake.rows(_STUDY_SIZES):
+        for study, instances, size in sizes:
+            if left <= 0:
+                break
+            left -= size
             last = shards[-1] if shards else None
             if last and last.instances + instances <= max_instances and last.bytes + size <= max_bytes:
-                shards[-1] = Shard(last.first, study, last.instances + instances, last.bytes + size)
+                shards[-1] = Shard((*last.studies, study), last.instances + instances, last.bytes + size)
             else:
-                shards.append(Shard(study, study, instances, size))
+                shards.append(Shard((study,), instances, size))
         return shards
 
     def study_facts(self, tier: str, *, study: str = "") -> Sequence[StudyFacts]:
@@ -120,12 +127,12 @@ class LakeIndexReader:
             for uid, instances, size, received_at, modalities in rows
         ]
 
-    def stored_objects(self, shard: Shard | None = None) -> Iterator[StoredObject]:
-        """The instances of a shard, or all, streamed, in no particular order."""
-        if shard is None:
+    def stored_objects(self, studies: Sequence[UID] | None = None) -> Iterator[StoredObject]:
+        """The instances of some studies, or all, streamed, in no particular order."""
+        if studies is None:
             return (StoredObject(*row) for row in self._lake.rows(_OBJECTS))
-        condition = " WHERE StudyInstanceUID BETWEEN ? AND ?"
-        return (StoredObject(*row) for row in self._lake.rows(_OBJECTS + condition, (shard.first, shard.last)))
+        condition = " WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[]))"
+        return (StoredObject(*row) for row in self._lake.rows(_OBJECTS + condition, (list(studies),)))
 
     def close(self) -> None:
         """Release the lake. A later call opens it again."""
@@ -135,7 +142,10 @@ class LakeIndexReader:
 
 _STUDIES_OF_PATIENT = "SELECT StudyInstanceUID FROM lake.study WHERE PatientID = ? AND (IssuerOfPatientID = ? OR ? = '')"
 _OBJECTS = f"SELECT {', '.join(keys.OBJECT_COLUMNS)} FROM lake.instance"  # noqa: S608 constants
-_STUDY_SIZES = "SELECT StudyInstanceUID, count(*), sum(size)::BIGINT FROM lake.instance GROUP BY StudyInstanceUID ORDER BY StudyInstanceUID"
+_STUDY_SIZES = """
+    SELECT StudyInstanceUID, count(*), sum(size)::BIGINT FROM lake.instance GROUP BY StudyInstanceUID
+    ORDER BY min(coalesce(verified_at, TIMESTAMPTZ '1970-01-01')), StudyInstanceUID
+"""
 _STUDY_FACTS = """
     SELECT held.*, modalities
     FROM (

@@ -4,7 +4,6 @@ At every moment the index names an object that is whole and verified. What a kil
 and removed by whoever works on the study next.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import structlog
 
 from pacs_core.archive.placing import is_intact
 from pacs_core.errors import ChecksumMismatch, IntegrityError, PacsError, StorageUnavailable
+from pacs_core.lifecycle.packaging import scratch_folder
 from pacs_core.lifecycle.plan import Step
 from pacs_core.model import UID, Change, Copy, CopyState, StoredObject
 from pacs_core.ports import LandingStore, Locations, ObjectStore
@@ -148,7 +148,7 @@ class Mover:
         try:
             with as_local_file(self._stores, each.tier, each.path, each.sha256, self._scratch) as source:
                 if target == self._landing.tier:
-                    self._bring_back(each, source)
+                    bring_back(self._landing, each, source)
                 else:
                     self._store(target).put(each.path, source, sha256=each.sha256)
         except PacsError as exc:
@@ -157,27 +157,17 @@ class Mover:
             return exc
         return None
 
-    def _bring_back(self, each: StoredObject, source: Path) -> None:
-        """To the tier where instances arrive. StorageUnavailable if another arrival has the name, until that is settled."""
-        incoming = self._landing.incoming()
-        try:
-            with source.open("rb") as file:
-                while block := file.read(_BLOCK):
-                    incoming.write(block)
-            if incoming.seal() != each.sha256:
-                raise ChecksumMismatch(f"{each.path} on tier {each.tier} does not hash to what was stored")
-            if not self._landing.place(incoming, each.path, durable=True).created and not is_intact(self._landing, each):
-                raise StorageUnavailable(f"another arrival has the name {each.path} on tier {self._landing.tier}, for now")
-        finally:
-            incoming.discard()
-
     def _remove_departing(self, studies: Sequence[UID]) -> None:
         """Remove objects that no longer hold an instance. What cannot be removed now is removed when its study is next worked on."""
         with self._locations.departing(studies) as departure, ThreadPoolExecutor(_REMOVERS, thread_name_prefix="remove") as threads:
-            removed = threads.map(self._remove, departure.copies)
-            departure.gone.extend(copy for copy, done in zip(departure.copies, removed, strict=True) if done)
+            objects = {(copy.tier, copy.path): copy for copy in departure.copies}  # a package is one, of many copies
+            removed = dict(zip(objects, threads.map(self._remove, objects.values()), strict=True))
+            departure.gone.extend(copy for copy in departure.copies if removed[copy.tier, copy.path])
 
     def _remove(self, copy: Copy) -> bool:
+        """Whether the copy's object is gone. What has its name where instances arrive may be an arrival's by now: that stays."""
+        if copy.tier == self._landing.tier and not is_intact(self._landing, copy):
+            return True
         try:
             self._store(copy.tier).delete(copy.path)
         except PacsError as exc:
@@ -203,11 +193,28 @@ def as_local_file(stores: Mapping[str, ObjectStore], tier: str, path: str, sha25
     if local is not None:
         yield local
         return
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        target = Path(folder) / "object"
+    with scratch_folder(scratch) as folder:
+        target = folder / "object"
         stores[tier].fetch(path, target, sha256=sha256)
         yield target
+
+
+def bring_back(landing: LandingStore, each: StoredObject, source: Path) -> None:
+    """Put an object's bytes where instances arrive, durably, under its name.
+
+    StorageUnavailable if another arrival has that, until it is settled; ChecksumMismatch if the source has other bytes.
+    """
+    incoming = landing.incoming()
+    try:
+        with source.open("rb") as file:
+            while block := file.read(_BLOCK):
+                incoming.write(block)
+        if incoming.seal() != each.sha256:
+            raise ChecksumMismatch(f"the copy of {each.path} does not hash to what was stored")
+        if not landing.place(incoming, each.path, durable=True).created and not is_intact(landing, each):
+            raise StorageUnavailable(f"another arrival has the name {each.path} on tier {landing.tier}, for now")
+    finally:
+        incoming.discard()
 
 
 def _outcome(good: Sequence[StoredObject], done: frozenset[UID], failures: Sequence[Failure]) -> Moved:

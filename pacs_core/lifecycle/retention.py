@@ -18,10 +18,11 @@ import structlog
 
 from pacs_core.archive.placing import record_of_file
 from pacs_core.archive.verification import verify_shard
-from pacs_core.errors import ChecksumMismatch, DuplicateInstance, ObjectMissing, PacsError, StorageUnavailable
+from pacs_core.errors import ChecksumMismatch, DuplicateInstance, IntegrityError, ObjectMissing, PacsError, StorageUnavailable
 from pacs_core.lifecycle.moving import Failure, Moved, as_local_file
+from pacs_core.lifecycle.packaging import check_package, form_of, local_package
 from pacs_core.lifecycle.plan import Step
-from pacs_core.model import UID, Change, Copy, CopyState, Removed, RemovedState, StoredObject
+from pacs_core.model import UID, Change, Copy, CopyState, InstanceRecord, Removed, RemovedState, StoredObject
 from pacs_core.ports import IndexWriter, LandingStore, Locations, ObjectStore, Removals
 
 log = structlog.get_logger(__name__)
@@ -85,7 +86,7 @@ class Retention:
                 try:
                     self._destroy(each, is_in_use=(each.tier, each.path) in in_use)
                 except PacsError as exc:
-                    failures.append(Failure(each.StudyInstanceUID, each.SOPInstanceUID, str(exc), retryable=True))
+                    failures.append(_failure(each, exc))
                 else:
                     done.append(each)
             self._removals.enter(done, RemovedState.DESTROYED, change)
@@ -93,30 +94,33 @@ class Retention:
 
     def undo(self, removed: Sequence[Removed], change: Change, writer: IndexWriter) -> Moved:
         """Bring back what is in quarantine: its name, then its place in the index. What is held again meanwhile is not touched."""
-        result = Moved()
+        failures: list[Failure] = []
+        records: dict[UID, InstanceRecord] = {}
         with self._locations.locked({each.StudyInstanceUID for each in removed}) as mine:
-            for each in removed:
-                if each.StudyInstanceUID in mine:
-                    result += self._restore(each, change, writer)
-        return result
+            ours = [each for each in removed if each.StudyInstanceUID in mine]
+            for each in ours:
+                try:
+                    records[each.SOPInstanceUID] = self._revived(each)
+                except (PacsError, OSError) as exc:
+                    failures.append(_failure(each, exc))
+            conflicting = {record.SOPInstanceUID for record in writer.commit(list(records.values())).conflicting}
+            failures += [_failure(each, _held_again(each)) for each in ours if each.SOPInstanceUID in conflicting]
+            back = [each for each in ours if each.SOPInstanceUID in records.keys() - conflicting]
+            self._removals.enter(back, RemovedState.RESTORED, change)
+            for each in back:
+                if each.tier == self._landing.tier:
+                    self._landing.destroy(each.sha256)  # its other name stays
+        return Moved(len(back), sum(each.size for each in back), len({each.StudyInstanceUID for each in back}), (), tuple(failures))
 
-    def _restore(self, each: Removed, change: Change, writer: IndexWriter) -> Moved:
-        try:
-            if each.tier == self._landing.tier and not self._landing.revive(each.path, each.sha256):
-                raise DuplicateInstance(f"another object has arrived under the name {each.path}")
-            with as_local_file(self._stores, each.tier, each.path, each.sha256, self._scratch) as file:
-                record = record_of_file(file, tier=each.tier, path=each.path)
-            if record.sha256 != each.sha256:
-                raise ChecksumMismatch(f"{each.path} on tier {each.tier} does not hash to what was stored")
-            if writer.commit([record]).conflicting:
-                raise DuplicateInstance("the instance is held again, under another name")
-            self._removals.enter([each], RemovedState.RESTORED, change)
-            if each.tier == self._landing.tier:
-                self._landing.destroy(each.sha256)  # its other name stays
-        except (PacsError, OSError) as exc:
-            retryable = not isinstance(exc, PacsError) or exc.retryable
-            return Moved(failures=(Failure(each.StudyInstanceUID, each.SOPInstanceUID, str(exc), retryable),))
-        return Moved(instances=1, bytes=each.size, studies=0)
+    def _revived(self, each: Removed) -> InstanceRecord:
+        """The record of an object that has its name again."""
+        if each.tier == self._landing.tier and not self._landing.revive(each.path, each.sha256):
+            raise _held_again(each)
+        with as_local_file(self._stores, each.tier, each.path, each.sha256, self._scratch) as file:
+            record = record_of_file(file, tier=each.tier, path=each.path)
+        if record.sha256 != each.sha256:
+            raise ChecksumMismatch(f"{each.path} on tier {each.tier} does not hash to what was stored")
+        return record
 
     def _remove_study(self, step: Step, change: Change, destroy_after: datetime, *, require_copy: bool) -> Moved:
         try:
@@ -133,16 +137,30 @@ class Retention:
 
     def _with_good_copy(self, study: UID, objects: Sequence[StoredObject]) -> tuple[list[StoredObject], list[Failure]]:
         """Those of which a copy was just read and found good, and why the others may not go."""
-        held = {(copy.SOPInstanceUID, copy.sha256): copy for copy in self._locations.copies([study]) if _counts(copy)}
-        as_held = [
-            (each, replace(each, tier=copy.tier, path=copy.path))
-            for each in objects
-            if (copy := held.get((each.SOPInstanceUID, each.sha256))) is not None
+        by_instance = {(each.SOPInstanceUID, each.sha256): each for each in objects}
+        copies = [
+            (by_instance[copy.SOPInstanceUID, copy.sha256], copy)
+            for copy in self._locations.copies([study])
+            if copy.state is CopyState.HELD and (copy.SOPInstanceUID, copy.sha256) in by_instance
         ]
-        intact = set(verify_shard(self._stores, [copy for _, copy in as_held]).intact)
-        good = [each for each, _ in as_held if each.SOPInstanceUID in intact]
+        alone = [replace(each, tier=copy.tier, path=copy.path) for each, copy in copies if not copy.member]
+        intact = set(verify_shard(self._stores, alone).intact) | self._intact_in_packages(copies)
+        good = [each for each in objects if each.SOPInstanceUID in intact]
         lacking = [each for each in objects if each.SOPInstanceUID not in intact]
         return good, [Failure(study, each.SOPInstanceUID, "there is no verified copy", retryable=False) for each in lacking]
+
+    def _intact_in_packages(self, copies: Sequence[tuple[StoredObject, Copy]]) -> set[UID]:
+        intact: set[UID] = set()
+        for tier, path in {(copy.tier, copy.path) for _, copy in copies if copy.member}:
+            inside = [replace(each, path=copy.member) for each, copy in copies if (copy.tier, copy.path) == (tier, path)]
+            try:
+                with local_package(self._store(tier), path, self._scratch) as package:
+                    check_package(package, form_of(path), inside)
+            except IntegrityError as exc:
+                log.error("package_damaged", tier=tier, path=path, reason=str(exc))  # noqa: TRY400 - the reason says it all
+                continue
+            intact.update(each.SOPInstanceUID for each in inside)
+        return intact
 
     def _quarantine(self, leaving: Sequence[Removed], change: Change) -> None:
         """The lake forgets them, then their objects go out of the way."""
@@ -164,11 +182,18 @@ class Retention:
     def _destroy(self, each: Removed, *, is_in_use: bool) -> None:
         if each.tier == self._landing.tier:
             self._landing.destroy(each.sha256)
-        elif each.tier not in self._stores:
-            raise StorageUnavailable(f"the tier {each.tier} is not configured")
         elif not is_in_use:
-            self._stores[each.tier].delete(each.path)
+            self._store(each.tier).delete(each.path)
+
+    def _store(self, tier: str) -> ObjectStore:
+        if tier not in self._stores:
+            raise StorageUnavailable(f"the tier {tier} is not configured")
+        return self._stores[tier]
 
 
-def _counts(copy: Copy) -> bool:
-    return copy.state is CopyState.HELD and not copy.member
+def _held_again(each: Removed) -> DuplicateInstance:
+    return DuplicateInstance(f"the instance is held again: another object of it has arrived since it was removed by the rule {each.policy}")
+
+
+def _failure(each: Removed, problem: PacsError | OSError) -> Failure:
+    return Failure(each.StudyInstanceUID, each.SOPInstanceUID, str(problem), not isinstance(problem, PacsError) or problem.retryable)

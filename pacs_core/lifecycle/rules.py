@@ -4,7 +4,8 @@ A rule names studies by what the index knows of them; `fill` says how full a tie
 far it then empties it, oldest study first.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -138,4 +139,39 @@ def plan_retention(rules: Iterable[RetentionRule], facts: Callable[[str], Iterab
                 known[tier] = [each for each in facts(tier) if not each.on_hold]
             chosen = steps_of(rule.name, "", rule.selection, known[tier])
             steps += [step for step in chosen if policy_of.setdefault(step.StudyInstanceUID, rule.name) == rule.name]
+    return steps
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivalRule:
+    """Studies of which a copy is made."""
+
+    name: str
+    tiers: tuple[str, ...]
+    destination: str
+    selection: Selection
+
+
+def plan_archival(
+    rules: Iterable[ArchivalRule], facts: Callable[[str], Iterable[StudyFacts]], copied: Callable[[str], Mapping[str, int]]
+) -> Sequence[Step]:
+    """The steps that rules ask for now; studies of which every instance has a copy at the destination are left out.
+
+    Args:
+        facts: the studies of a tier; asked once for each.
+        copied: how many instances of which study have a copy at a destination.
+    """
+    known: dict[str, Sequence[StudyFacts]] = {}
+    steps: list[Step] = []
+    for rule in rules:
+        sources = [tier for tier in rule.tiers if tier != rule.destination]
+        for tier in sources:
+            if tier not in known:
+                known[tier] = list(facts(tier))
+        there, held = copied(rule.destination), Counter[str]()
+        for tier in sources:
+            held.update({each.StudyInstanceUID: each.instances for each in known[tier]})
+        for tier in sources:
+            chosen = steps_of(rule.name, rule.destination, rule.selection, known[tier])
+            steps += [step for step in chosen if there.get(step.StudyInstanceUID, 0) < held[step.StudyInstanceUID]]
     return steps

@@ -6,6 +6,7 @@ supervisor, process, part   how a part is looked after
 postgres  the embedded PostgreSQL, and where the catalog is
 runtime   what a running archive tells the other commands
 flow_api  deployments and runs, through Prefect's REST API
+flow_schedules, flow_statistics   when flows run, and what their runs come to
 """
 
 from pacs_core.settings import Settings

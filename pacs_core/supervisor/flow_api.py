@@ -5,15 +5,16 @@ Not through Prefect's client: `pacs_core` never imports the engine, and a comman
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 
 from pacs_core.errors import NotFound, RequestError, UnavailableError
+from pacs_core.supervisor.flow_schedules import described
 
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 _UNFINISHED_STATES = ("RUNNING", "PENDING", "CANCELLING")
@@ -139,6 +140,49 @@ class FlowApi:
         }
         return [_flow_run(row, chosen) for row in self._call("POST", "flow_runs/filter", body)] if chosen else []
 
+    def runs_since(self, moment: datetime, name: str | None = None) -> Mapping[str, Sequence[FlowRun]]:
+        """Every run that was started after a moment, by flow; of one flow or of all, also those without a run."""
+        chosen = {each.id: each.name for each in ([self.deployment(name)] if name else self.deployments())}
+        found: dict[str, list[FlowRun]] = {each: [] for each in chosen.values()}
+        # Prefect takes the expected start of a run that has none yet, so what is only scheduled is left out by its state.
+        started = {"start_time": {"after_": moment.isoformat()}, "state": {"type": {"not_any_": ["SCHEDULED"]}}}
+        body = {"deployments": {"id": {"any_": list(chosen)}}, "flow_runs": started, "sort": "ID_DESC"}
+        for row in self._pages("flow_runs/filter", body) if chosen else ():
+            run = _flow_run(row, chosen)
+            found[run.deployment].append(run)
+        return found
+
+    def reschedule(self, name: str, schedule: Mapping[str, Any] | None) -> Deployment:
+        """Give a flow one schedule in place of all it has, or none. One that is paused stays so.
+
+        RequestError, and no change, if the server refuses it.
+        """
+        deployment = self.deployment(name)
+        path = f"deployments/{deployment.id}/schedules"
+        before = self._call("GET", path)
+        if schedule is not None:
+            self._call("POST", path, [{"schedule": dict(schedule), "active": not deployment.paused}])
+        for each in before:
+            self._call("DELETE", f"{path}/{each['id']}")
+        return self.deployment(name)
+
+    def cancel(self, run: str) -> FlowRun:
+        """Ask that a run, by its id or name, ends; what it has done so far stays. NotFound, RequestError if it has ended."""
+        found = self._find_run(run)
+        if found.final:
+            raise RequestError(f"the run {found.name} has ended already: {found.state_name}")
+        self._call("POST", f"flow_runs/{found.id}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+        return self.get(found.id)
+
+    def _find_run(self, run: str) -> FlowRun:
+        with suppress(ValueError):
+            return self.get(str(UUID(run)))
+        rows = self._call("POST", "flow_runs/filter", {"flow_runs": {"name": {"any_": [run]}}, "sort": "EXPECTED_START_TIME_DESC"})
+        named = [_flow_run(row, {}) for row in rows]
+        if not named:
+            raise NotFound(f"there is no run {run}; `pacs flow history` shows them")
+        return next((each for each in named if not each.final), named[0])  # Prefect may use a name twice
+
     def abandon_unfinished(self, pool: str, *, reason: str) -> int:
         """Mark runs of a work pool that no process works on any more as crashed, so that none blocks the next one."""
         body = {"work_pools": {"name": {"any_": [pool]}}, "flow_runs": {"state": {"type": {"any_": list(_UNFINISHED_STATES)}}}}
@@ -164,7 +208,7 @@ class FlowApi:
                 return
             offset += _PAGE
 
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | Sequence[Any] | None = None) -> Any:
         with _translated(str(self._client.base_url)):
             response = self._client.request(method, path, json=body)
         if response.status_code == httpx.codes.NOT_FOUND:
@@ -189,7 +233,12 @@ def _reason(response: httpx.Response) -> str:
         detail = response.json()
     except ValueError:
         return response.text[:500]
-    return str(detail.get("detail") or detail.get("exception_detail") or detail)[:500] if isinstance(detail, dict) else str(detail)[:500]
+    if isinstance(detail, dict):
+        detail = detail.get("detail") or detail.get("exception_detail") or detail
+    if isinstance(detail, list) and all(isinstance(each, dict) and "msg" in each for each in detail):
+        # Of a value that may have one of several forms, the errors of the forms that it has not are no help.
+        detail = "; ".join(each["msg"] for each in detail if each.get("type") == "value_error") or detail
+    return str(detail)[:500]
 
 
 def _deployment(row: Mapping[str, Any], flow: str) -> Deployment:
@@ -199,18 +248,10 @@ def _deployment(row: Mapping[str, Any], flow: str) -> Deployment:
         name=row["name"],
         flow=flow,
         description=row.get("description") or "",
-        schedules=tuple(_schedule(each["schedule"]) for each in schedules),
+        schedules=tuple(described(each["schedule"]) for each in schedules),
         paused=bool(row.get("paused")) or (bool(schedules) and not any(each["active"] for each in schedules)),
         tags=tuple(row.get("tags") or ()),
     )
-
-
-def _schedule(schedule: Mapping[str, Any]) -> str:
-    if cron := schedule.get("cron"):
-        return f"{cron} {schedule.get('timezone') or 'UTC'}"
-    if interval := schedule.get("interval"):
-        return f"every {interval:g} s"
-    return str(schedule.get("rrule", ""))
 
 
 def _flow_run(row: Mapping[str, Any], deployments: Mapping[str, str]) -> FlowRun:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -48,7 +49,7 @@ def parts(settings: Settings, prefect_database_url: str) -> list[Part]:
     prefect = prefect_environment(settings, prefect_database_url)
     return [
         *([] if settings.catalog_url else [_postgres(settings)]),
-        _prefect_server(settings, prefect),
+        *([] if settings.prefect_api_url else [_prefect_server(settings, prefect)]),
         _flow_runner(prefect),
         *([] if settings.dask_address else [_dask_scheduler(settings), *_dask_workers(settings, prefect)]),
         _committer(),
@@ -67,7 +68,7 @@ def prefect_environment(settings: Settings, database_url: str) -> dict[str, str]
     home = settings.home / "prefect"
     return {
         "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": settings.prefect_api_url,
+        "PREFECT_API_URL": settings.flow_api_url,
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
@@ -89,7 +90,7 @@ def addresses(settings: Settings) -> dict[str, str]:
     return {
         "dicom": f"{settings.ae_title}@{settings.dicom_host}:{settings.dicom_port}",
         "web": _web_address(settings),
-        "prefect": f"http://127.0.0.1:{settings.prefect_port}",
+        "prefect": settings.flow_api_url.removesuffix("/api"),
         "dask": settings.scheduler_address,
     }
 
@@ -123,7 +124,7 @@ def _prefect_server(settings: Settings, environment: dict[str, str]) -> Part:
         needs=(POSTGRES,),
         eager=True,
         probe=partial(answers_http, "127.0.0.1", settings.prefect_port, "/api/health"),
-        complete=_once(partial(_abandon_runs, settings.prefect_api_url)) if not settings.catalog_url else None,
+        complete=_once(partial(_abandon_runs, settings.flow_api_url)) if not settings.catalog_url else None,
         start_timeout=120,
     )
 
@@ -230,6 +231,13 @@ def reachable(host: str) -> str:
     return "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
 
 
+def flow_api_answers(settings: Settings) -> bool:
+    """Whether the Prefect server, ours or another's, is well."""
+    url = urlsplit(settings.flow_api_url)
+    tls = url.scheme == "https"
+    return answers_http(url.hostname or "127.0.0.1", url.port or (443 if tls else 80), f"{url.path}/health", tls=tls)
+
+
 def answers_tcp(host: str, port: int, *, timeout: float = 2.0) -> bool:
     """Whether something accepts connections there."""
     try:
@@ -239,9 +247,10 @@ def answers_tcp(host: str, port: int, *, timeout: float = 2.0) -> bool:
     return True
 
 
-def answers_http(host: str, port: int, path: str, *, timeout: float = 2.0) -> bool:
+def answers_http(host: str, port: int, path: str, *, tls: bool = False, timeout: float = 2.0) -> bool:
     """Whether GET is answered with 200 there."""
-    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    kind = http.client.HTTPSConnection if tls else http.client.HTTPConnection
+    connection = kind(host, port, timeout=timeout)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == http.HTTPStatus.OK

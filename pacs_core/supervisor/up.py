@@ -53,6 +53,7 @@ async def _up(settings: Settings) -> None:
     if left := await sweep(settings.home):
         say(f"pacs: stopped {len(left)} processes that an earlier pacs up left behind")
     _check_ports(settings)
+    _check_catalog(settings)
     database = await asyncio.to_thread(_prefect_database_url, settings)
     facts = partial(_write_facts, settings)
     supervisor = Supervisor(
@@ -104,8 +105,9 @@ def _check_ports(settings: Settings) -> None:
     wanted = {
         "dicom_port": (settings.dicom_host, settings.dicom_port),
         "http_port": (settings.http_host, settings.http_port),
-        "prefect_port": ("127.0.0.1", settings.prefect_port),
     }
+    if not settings.prefect_api_url:
+        wanted["prefect_port"] = ("127.0.0.1", settings.prefect_port)
     if not settings.dask_address:
         wanted["dask_port"] = ("127.0.0.1", settings.dask_port)
     seen: dict[int, str] = {}
@@ -137,12 +139,15 @@ def _unavailable(host: str, port: int) -> str:
     return ""
 
 
+def _check_catalog(settings: Settings) -> None:
+    if settings.catalog_url and not accepts_connections(settings.catalog_url, timeout=10):
+        raise ConfigurationError("catalog_url: no PostgreSQL answers there; start it, or correct the setting")
+
+
 def _prefect_database_url(settings: Settings) -> str:
     """Prefect's database beside the catalog; where it may not be made there, a file of its own, which one machine can use."""
-    if not settings.catalog_url:
+    if not settings.catalog_url or settings.prefect_api_url:
         return prefect_url(settings)
-    if not accepts_connections(settings.catalog_url, timeout=10):
-        raise ConfigurationError("catalog_url: no PostgreSQL answers there; start it, or correct the setting")
     if create_database(settings.catalog_url, prefect_database(settings)):
         return prefect_url(settings)
     file = settings.home / "prefect" / "prefect.db"

@@ -72,7 +72,7 @@ def of_archive(settings: Settings) -> Health:
     return Health(
         essential={"postgres": lambda: accepts_connections(catalog), "storage": lambda: writable(settings.landing_root)},
         others={
-            "prefect": lambda: plan.answers_http("127.0.0.1", settings.prefect_port, "/api/health"),
+            "prefect": lambda: plan.flow_api_answers(settings),
             "dask": lambda: plan.answers_tcp(scheduler.hostname or "127.0.0.1", scheduler.port or settings.dask_port),
             "listeners": lambda: listening(read_runtime(settings.home), settings),
         },

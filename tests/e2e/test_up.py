@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pacs_core.supervisor.flow_api import FlowApi
+from pacs_core.supervisor.flow_schedules import by_cron, by_interval
 from pacs_core.supervisor.part import PartState, PartStatus
 from pacs_core.supervisor.plan import POSTGRES
 from pacs_core.supervisor.postgres import EmbeddedPostgres, socket_directory
@@ -155,6 +156,21 @@ def test_sigterm_leaves_no_process_and_a_paused_flow_stays_paused(up: Archive) -
     with FlowApi(f"http://127.0.0.1:{up.prefect_port}/api") as api:
         assert api.deployment("verify").paused
         assert not api.resume("verify").paused
+
+
+def test_schedules_are_the_users_after_the_first_start(up: Archive) -> None:
+    with FlowApi(f"http://127.0.0.1:{up.prefect_port}/api") as api:
+        first = api.deployment("verify").schedules
+        assert first == ("30 2 * * * UTC",)
+        api.reschedule("verify", by_interval("6h"))
+    up.restart()
+    with FlowApi(f"http://127.0.0.1:{up.prefect_port}/api") as api:
+        assert api.deployment("verify").schedules == ("every 21600 s",)
+        api.reschedule("verify", None)
+    up.restart()
+    with FlowApi(f"http://127.0.0.1:{up.prefect_port}/api") as api:
+        assert api.deployment("verify").schedules == ()
+        assert api.reschedule("verify", by_cron("30 2 * * *", "UTC")).schedules == first
 
 
 def test_ctrl_c_leaves_no_process(up: Archive) -> None:

@@ -54,7 +54,7 @@ def test_an_intact_study_is_verified_and_that_is_remembered(archive: Archive, tm
     status, output = verify(archive, study)
     assert (status, "6 objects are intact" in output) == (0, True), output
     assert None not in {row["verified_at"] for row in instances(archive, study)}
-    (newest,) = archive.sql("SELECT flow, state, summary FROM flow_run ORDER BY started_at DESC LIMIT 1")
+    (newest,) = archive.sql("SELECT flow, state, summary FROM flow_run WHERE flow = 'verify' ORDER BY started_at DESC LIMIT 1")
     assert (newest["flow"], newest["state"]) == ("verify", "completed")
     assert json.loads(newest["summary"])["instances"] == 6
 
@@ -83,7 +83,7 @@ def test_damage_fails_the_run_and_is_told_everywhere(archive: Archive, tmp_path:
     assert "2 objects are damaged" in artifact(archive, "verify-summary")["data"]
     after = {row["path"]: row["verified_at"] for row in instances(archive, study)}
     assert [after[row["path"]] is None for row in rows] == [True, True, False, False, False, False]
-    (newest,) = archive.sql("SELECT state, summary FROM flow_run ORDER BY started_at DESC LIMIT 1")
+    (newest,) = archive.sql("SELECT state, summary FROM flow_run WHERE flow = 'verify' ORDER BY started_at DESC LIMIT 1")
     assert newest["state"] == "failed"
     assert json.loads(newest["summary"])["corrupt"] == 1
 

@@ -77,7 +77,12 @@ class S3Server(Server):
 
     def command(self) -> list[str | Path]:
         """See Server."""
-        serve = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{self.port}'])"
+        serve = f"""
+from moto.server import main
+from werkzeug.serving import WSGIRequestHandler
+WSGIRequestHandler.protocol_version = "HTTP/1.1"  # connections are kept, as every S3 does
+main(["-H", "127.0.0.1", "-p", "{self.port}"])
+"""
         return [sys.executable, "-c", serve]
 
     def bucket(self) -> str:
@@ -96,8 +101,9 @@ class DurableS3Server(S3Server):
 
 
 class Azurite(Server):
-    """Microsoft's own emulator of Azure Blob Storage. It writes its catalog every few seconds and when it is stopped: kill -9
-    loses the rest.
+    """Microsoft's own emulator of Azure Blob Storage.
+
+    It writes its catalog every few seconds and when it is stopped: kill -9 loses the rest.
     """
 
     name = "azurite"

@@ -118,6 +118,25 @@ def test_instances_cannot_land_on_remote_storage(home: Path) -> None:
         load_settings(home)
 
 
+@pytest.mark.parametrize(
+    ("tier", "told"),
+    [
+        ('url = "s3://b"\naccess_tier = "Cool"', "access_tier is of az:// only"),
+        ('url = "az://c"\nstorage_class = "GLACIER"', "storage_class is of s3:// only"),
+        ('url = "/data"\nendpoint = "http://x"', "endpoint is of s3:// and az:// only"),
+        ('url = "s3://b"\nkms_key_id = "k"', "kms_key_id needs server_side_encryption"),
+        ('url = "s3://b"\nserver_side_encryption = "aws:kms"\nstorage_class = "GLACIER"', "exclude each other"),
+        ('url = "s3://b"\npart_size = 1', "tiers.warm.part_size"),
+        ('url = "s3://b"\nacces_tier = "Cool"', "the settings are access_tier"),
+    ],
+)
+def test_a_wrong_setting_of_a_tier_is_told_without_its_options(home: Path, tier: str, told: str) -> None:
+    _write(home, f'[tiers.warm]\n{tier}\noptions = {{ secret = "never shown" }}\n')
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        load_settings(home)
+    assert "never shown" not in str(caught.value)
+
+
 def test_a_file_that_is_not_toml_is_named(home: Path) -> None:
     _write(home, "ae_title = \n")
     with pytest.raises(ConfigurationError, match=r"pacs\.toml is not valid TOML"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pacs_core import wiring
-from pacs_core.errors import StorageUnavailable
+from pacs_core.errors import PeerUnavailable, StorageUnavailable
 from pacs_core.settings import load_settings
 
 
@@ -69,3 +69,21 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_it_may() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (limits[1], limits[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_recall_is_started_at_most_once_in_half_a_minute_and_never_fails() -> None:
+    now, started = [0.0], threading.Semaphore(0)
+
+    def run(url: str) -> None:
+        assert url == "http://prefect"
+        started.release()
+        raise PeerUnavailable("no server")
+
+    start = wiring.RecallStarter("http://prefect", run=run, now=lambda: now[0])
+    for _ in range(3):
+        start()
+    assert started.acquire(timeout=10)
+    now[0] = 31
+    start()
+    assert started.acquire(timeout=10)
+    assert not started.acquire(blocking=False)

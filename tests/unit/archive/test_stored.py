@@ -2,12 +2,13 @@
 
 import hashlib
 import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from pacs_core.archive.stored import StoredDataSet, open_data_set
+from pacs_core.archive.stored import Hashed, StoredDataSet, open_data_set
 from pacs_core.dicom.file_meta import build_file_meta
 from pacs_core.errors import ChecksumMismatch, ObjectMissing, PacsError, StorageUnavailable, UnreadableDataSet
 from pacs_core.model import UID, Origin, StoreRequest
@@ -120,6 +121,31 @@ def test_whoever_asks_for_the_end_first_gets_it_only_if_all_is_right(tmp_path: P
         assert _read(source, 1 << 20) == LARGE[len(META) :]
     with open_data_set(path, sha256="0" * 64) as source, pytest.raises(ChecksumMismatch):
         source.read_into([end], source.size - 10)
+
+
+@pytest.mark.parametrize("size", [0, 3 << 20])
+def test_a_file_that_was_hashed_is_vouched_for_until_it_is_touched_or_time_is_up(tmp_path: Path, size: int) -> None:
+    path, now = tmp_path / "object.dcm", [time.time() + 10]
+    path.write_bytes(META + DATA + bytes(size))
+    stored, hashed = hashlib.sha256(path.read_bytes()).hexdigest(), Hashed(seconds=60, now=lambda: now[0])
+
+    def is_hashed() -> bool:
+        with open_data_set(path, sha256=stored, hashed=hashed) as source:
+            _read(source, 1 << 20)
+            return type(source) is not StoredDataSet
+
+    assert [is_hashed(), is_hashed()] == [True, False]
+    now[0] += 61
+    assert [is_hashed(), is_hashed()] == [True, False]
+    _flip(path, 500)
+    with pytest.raises(ChecksumMismatch):
+        is_hashed()
+
+
+def test_a_file_that_changed_a_moment_ago_is_not_vouched_for(file: Path) -> None:
+    hashed, stored = Hashed(), hashlib.sha256(file.read_bytes()).hexdigest()
+    open_data_set(file, sha256=stored, hashed=hashed).close()
+    assert not hashed.vouches(stored, file.stat())
 
 
 def test_an_open_data_set_has_a_location_even_after_its_file_was_removed(file: Path) -> None:

@@ -16,6 +16,7 @@ from pacs_core.archive.verification import Damage, KnownPaths, ShardReport, chec
 from pacs_core.errors import ObjectMissing, StorageUnavailable
 from pacs_core.model import UID, Availability, StoredObject
 from pacs_core.ports import Progress
+from tests.support.retrieving import MemoryStore
 
 
 class FakeTier:
@@ -95,6 +96,15 @@ def test_an_object_that_is_gone_is_missing_read_or_not() -> None:
 def test_one_object_that_cannot_be_read_is_damage() -> None:
     report = verify_shard({"hot": FakeTier(CONTENT, failing=frozenset("3"))}, INDEXED)
     assert [(problem.damage, problem.path) for problem in report.problems] == [(Damage.UNREADABLE, "3")]
+
+
+def test_an_archived_object_is_neither_intact_nor_damaged() -> None:
+    tier = MemoryStore()
+    tier.objects = dict(CONTENT)
+    tier.states["3"] = Availability.ARCHIVED
+    report = verify_shard({"hot": tier}, INDEXED)
+    assert (report.problems, report.checked, len(report.intact)) == ((), 19, 19)
+    assert "1.2.3" not in report.intact
 
 
 def test_a_tier_that_gives_out_nothing_says_nothing_about_its_objects() -> None:

@@ -1,5 +1,6 @@
 """Instances on their way to a peer, over associations whose other end is in the test's hands."""
 
+import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -233,6 +234,31 @@ def test_a_file_that_cannot_be_read_to_its_end_ends_the_association_and_fails_al
     assert [status for _, status in statuses(outcomes)] == [0, 0xA700, 0, 0]
     assert "Input/output error" in outcomes[1].reason
     assert [uid for uid, _ in destination.received] == ["1.2.0", "1.2.2", "1.2.3"]
+
+
+@pytest.mark.parametrize("has_copy", [True, False])
+def test_a_large_object_with_wrong_bytes_never_arrives_whole_and_is_opened_once_more(
+    tmp_path: Path, caller: FakeCaller, pool: AssociationPool, instances: list[Instance], has_copy: bool
+) -> None:
+    data = b"\x08\x00\x18\x00\x06\x00\x00\x001.2.3." + bytes(3 << 20)
+    instances[1] = _instance(tmp_path, 1, data)
+    whole = instances[1].path.read_bytes()
+    instances[1].path.write_bytes(whole[:-1] + b"!")
+    (tmp_path / "copy").write_bytes(whole)
+    tries: list[Instance] = []
+
+    def open_source(instance: Instance) -> StoredDataSet:
+        if instance is not instances[1]:
+            return opened(instance)
+        tries.append(instance)
+        path = tmp_path / "copy" if has_copy and len(tries) > 1 else instance.path
+        return open_data_set(path, sha256=hashlib.sha256(whole).hexdigest())
+
+    with Destination(caller).serving() as destination:
+        outcomes = list(deliver(pool, PEER, instances, open_source))
+    assert statuses(outcomes) == [("1.2.0", 0), ("1.2.1", 0 if has_copy else 0xC000), ("1.2.2", 0), ("1.2.3", 0)]
+    assert len(tries) == 2
+    assert [received for uid, received in destination.received if uid == "1.2.1"] == [data] * has_copy
 
 
 def test_nothing_is_sent_that_is_not_wanted_any_more_and_the_association_can_be_used_again(

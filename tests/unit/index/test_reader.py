@@ -7,7 +7,7 @@ from pacs_core.errors import InvalidIdentifier
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.reader import LakeIndexReader
 from pacs_core.model import UID, Header, InstanceRecord, Level, Query
-from tests.support.records import record
+from tests.support.records import RECEIVED, record
 
 
 @pytest.fixture
@@ -93,12 +93,20 @@ def test_a_retrieve_gets_the_instances_below_what_it_names_in_order(
 
 def test_shards_cover_everything_once_and_respect_their_limits(held: list[InstanceRecord], reader: LakeIndexReader) -> None:
     (whole,) = reader.shards(max_instances=100, max_bytes=10**9)
-    assert (whole.first, whole.last, whole.instances, whole.bytes) == ("1.1", "1.2", 6, 6000)
+    assert (whole.studies, whole.instances, whole.bytes) == (("1.1", "1.2"), 6, 6000)
     shards = reader.shards(max_instances=5, max_bytes=10**9)
     assert [shard.instances for shard in shards] == [5, 1]
     assert reader.shards(max_instances=100, max_bytes=5000) == shards
-    cut = [item.SOPInstanceUID for shard in shards for item in reader.stored_objects(shard)]
+    cut = [item.SOPInstanceUID for shard in shards for item in reader.stored_objects(shard.studies)]
     assert sorted(cut) == sorted(item.SOPInstanceUID for item in reader.stored_objects()) == sorted(item.SOPInstanceUID for item in held)
+
+
+def test_a_share_is_what_was_longest_not_verified(held: list[InstanceRecord], reader: LakeIndexReader, writer: LakeIndexWriter) -> None:
+    everything = {"max_instances": 1, "max_bytes": 1}
+    assert [shard.studies for shard in reader.shards(**everything, percent=1)] == [("1.1",)]
+    writer.mark_verified([each.object for each in held if each.StudyInstanceUID == "1.1"], RECEIVED)
+    assert [shard.studies for shard in reader.shards(**everything, percent=1)] == [("1.2",)]
+    assert [shard.studies for shard in reader.shards(**everything, percent=100)] == [("1.2",), ("1.1",)]
 
 
 def test_an_empty_index_has_counts_and_no_shards(reader: LakeIndexReader) -> None:

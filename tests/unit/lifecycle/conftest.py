@@ -21,6 +21,8 @@ from pacs_core.storage.journal import SegmentJournal
 from pacs_core.storage.landing import LandingDirectory
 from pacs_core.storage.tiers import open_tier
 from pacs_core.storage.uncommitted import JournalReader
+from tests.support.catalog import Catalogs
+from tests.support.tiered import TieredHome
 from tests.unit.index.conftest import Place, catalogs, new_place, place
 
 __all__ = ["catalogs", "new_place", "place"]
@@ -109,3 +111,14 @@ def fill(archive: Archive) -> None:
     archive.store("not a UID", study="also none", series="none\x01", PatientID="")
     archive.store("1.5.1.1", study="1.5", series="1.1.1", PatientID="P1", PatientName="Another^Form")
     archive.store("1.1.1.8", study="1.1", series="1.1.1", PatientID="P1", PatientName="Sent^Again", later=2000)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, catalogs: Catalogs) -> Iterator[TieredHome]:
+    """Three local tiers, shared by the tests of a module: each brings studies of its own. What differs between local and remote is
+    told by the contract tests.
+    """
+    root: Path = tmp_path_factory.mktemp("tiered")
+    made = TieredHome(root / "home", catalogs.new(), {name: {"url": str(root / name)} for name in ("warm", "cold")})
+    yield made
+    made.close()

@@ -36,6 +36,11 @@ def test_what_is_elsewhere_is_not_started(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PACS_DASK_ADDRESS", "tcp://cluster:8786")
     monkeypatch.setenv("PACS_LISTENERS", "1")
     assert names(tmp_path) == ["prefect", "flow-runner", "committer", "listener-1", "web"]
+    monkeypatch.setenv("PACS_PREFECT_API_URL", "https://flows.hospital.example/api/")
+    assert names(tmp_path) == ["flow-runner", "committer", "listener-1", "web"]
+    planned = parts(load_settings(tmp_path), "")
+    assert planned[0].env["PREFECT_API_URL"] == "https://flows.hospital.example/api"
+    assert plan.addresses(load_settings(tmp_path))["prefect"] == "https://flows.hospital.example"
 
 
 def test_needs_are_parts_and_make_no_circle(tmp_path: Path) -> None:

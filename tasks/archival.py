@@ -1,0 +1,67 @@
+"""The steps of the `archive` and `restore-archived` flows."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+
+from prefect import task
+
+from pacs_core import wiring
+from pacs_core.errors import ConfigurationError
+from pacs_core.lifecycle.moving import Moved
+from pacs_core.lifecycle.packaging import Form
+from pacs_core.lifecycle.plan import Plan, Step, capped
+from pacs_core.lifecycle.rules import Selection, plan_archival, steps_of
+from pacs_core.model import UID, Change
+from pacs_core.settings import load_settings
+from tasks.operation import catch_up, retried
+from tasks.policy import RETRIES
+
+
+@task(task_run_name="plan", **RETRIES)
+def plan_archive(rule: str, max_studies: int | None) -> Plan:
+    """What the rules of the settings, or one of them, ask for now. ConfigurationError if there is none of that name."""
+    settings = load_settings()
+    catch_up(settings)
+    rules = [each for each in wiring.archival_rules(settings, datetime.now(UTC)) if rule in ("", each.name)]
+    if rule and not rules:
+        raise ConfigurationError(f"archivals: there is no rule {rule}")
+    with closing(wiring.index_reader(settings)) as reader, closing(wiring.locations(settings)) as locations:
+        return capped(plan_archival(rules, reader.study_facts, locations.copied_instances), studies=max_studies)
+
+
+@task(task_run_name="plan for {study}", **RETRIES)
+def plan_archive_study(study: str, destination: str) -> Plan:
+    """One study, from all tiers it is on to a destination."""
+    settings = load_settings()
+    if destination not in (known := [*settings.archives, *settings.tiers]):
+        raise ConfigurationError(f"destination: {destination} is not configured; those are {', '.join(known)}")
+    catch_up(settings)
+    with closing(wiring.index_reader(settings)) as reader:
+        steps = [
+            step
+            for tier in settings.tiers
+            if tier != destination
+            for step in steps_of("manual", destination, Selection(study=study), reader.study_facts(tier, study=study))
+        ]
+    return Plan(tuple(steps))
+
+
+@task(task_run_name="shard {number}", **RETRIES)
+def archive_shard(number: int, steps: Sequence[Step], run: str, form: Form) -> Moved:  # noqa: ARG001 - the run is named after it
+    """Copy the studies of a shard, in the form that their rule names, or in the given one where no rule asks."""
+    settings = load_settings()
+    policy = steps[0].policy
+    chosen = next((Form(rule.form) for rule in settings.archivals if rule.name == policy), form)
+    change = Change(run=run, flow="archive", action="archived", policy=policy, at=datetime.now(UTC))
+    with closing(wiring.locations(settings)) as locations:
+        return retried(wiring.archiver(settings, locations).archive(steps, change, chosen))
+
+
+@task(task_run_name="bring back {study}", **RETRIES)
+def restore_study(study: str, run: str) -> Moved:
+    """Bring back what is no longer held of a study, from its copies."""
+    settings = load_settings()
+    change = Change(run=run, flow="restore-archived", action="restored", policy="manual", at=datetime.now(UTC))
+    with closing(wiring.locations(settings)) as locations, closing(wiring.index_writer(settings)) as writer:
+        return wiring.archiver(settings, locations).bring_back(UID(study), change, writer)

@@ -1,0 +1,90 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pacs_core import wiring
+from pacs_core.archive.verification import Problem, compare_catalogs, verify_shard
+from pacs_core.model import UID, StoredObject
+from tests.support.tiered import TieredHome, change
+
+
+@pytest.fixture
+def study(home: TieredHome) -> UID:
+    """Held on warm, with a further copy on hot."""
+    (study,) = home.take_in()
+    wiring.mover(home.settings, home.locations).move([home.step(study, "hot", "warm")], change(), keep=True)
+    return study
+
+
+def file_of(home: TieredHome, tier: str, path: str) -> Path:
+    return Path(home.settings.tiers[tier].url) / path
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def swap(file: Path) -> None:
+    """Another object of the archive under its name."""
+    other = next(each for each in file.parent.glob("*.dcm") if each != file)
+    file.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, swap, Path.unlink])
+@pytest.mark.parametrize("tier", ["hot", "warm"])
+def test_what_is_damaged_is_written_anew_from_the_other_copy(
+    home: TieredHome, study: UID, tier: str, damage: Callable[[Path], object]
+) -> None:
+    places = [home.objects(study)[0]]
+    places += [_as_on(places[0], "hot")]
+    (victim,) = (each for each in places if each.tier == tier)
+    damage(file_of(home, tier, victim.path))
+    problems = verify_shard(home.stores, [victim]).problems
+    assert len(problems) == 1
+    result, repaired = wiring.repairer(home.settings, home.locations).repair(problems)
+    assert (result.instances, result.failures) == (1, ())
+    assert [(each.tier, each.path) for each in repaired] == [(tier, victim.path)]
+    assert all(home.is_intact(each) for each in places)
+
+
+def test_what_has_no_other_good_copy_is_said_to_have_none(home: TieredHome) -> None:
+    (study,) = home.take_in()
+    victim = home.objects(study)[0]
+    flip(file_of(home, "hot", victim.path))
+    before = file_of(home, "hot", victim.path).read_bytes()
+    result, repaired = wiring.repairer(home.settings, home.locations).repair(verify_shard(home.stores, [victim]).problems)
+    assert not repaired
+    assert [(failure.SOPInstanceUID, failure.retryable) for failure in result.failures] == [(victim.SOPInstanceUID, False)]
+    assert file_of(home, "hot", victim.path).read_bytes() == before
+
+
+def test_what_is_good_by_now_and_what_is_elsewhere_is_left_alone(home: TieredHome, study: UID) -> None:
+    held = home.objects(study)[0]
+    problems = [
+        Problem(problem, held.tier, path, "", held.SOPInstanceUID, study)
+        for problem, path in ((verify_shard(home.stores, [_as_on(held, "cold")]).problems[0].damage, held.path),)
+    ]
+    problems.append(Problem(problems[0].damage, "cold", held.path, "", held.SOPInstanceUID, study))
+    result, repaired = wiring.repairer(home.settings, home.locations).repair(problems)
+    assert (result.instances, result.failures, list(repaired)) == (0, (), [])
+    assert not home.paths("cold", study)
+
+
+def test_keys_and_lake_are_compared(home: TieredHome, study: UID) -> None:
+    keys, rows = home.objects(study), home.lake_rows(study)
+    assert not compare_catalogs(keys, rows).problems
+    assert len(compare_catalogs(keys, rows[1:]).problems) == 1
+    assert len(compare_catalogs(keys[1:], rows).problems) == 1
+    assert len(compare_catalogs(keys, [*rows, rows[0]]).problems) == 1
+    assert len(compare_catalogs(keys, [_as_on(rows[0], "cold"), *rows[1:]]).problems) == 1
+
+
+def _as_on(each: StoredObject, tier: str) -> StoredObject:
+    return StoredObject(**{name: getattr(each, name) for name in StoredObject.__dataclass_fields__ if name != "tier"}, tier=tier)

@@ -1,0 +1,151 @@
+from collections.abc import Callable
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pacs_core import wiring
+from pacs_core.errors import PacsError
+from pacs_core.index.removals import Holds
+from pacs_core.lifecycle.retention import Retention
+from pacs_core.model import UID, Hold, RemovedState
+from tests.support.crashing import Crash, Fused, every_crash
+from tests.support.synthetic import Study
+from tests.support.tiered import TieredHome, change
+
+LATER = datetime(2999, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def retention(home: TieredHome) -> Retention:
+    return wiring.retention(home.settings, home.locations, home.removals)
+
+
+def undo(home: TieredHome, retention: Retention, study: UID) -> int:
+    with closing(wiring.index_writer(home.settings)) as writer:
+        return retention.undo(home.removals.all(RemovedState.QUARANTINED, study=study), change("restored"), writer).instances
+
+
+def patients(home: TieredHome, study: UID) -> int:
+    """Rows of the study's level, and of those above it."""
+    with wiring.sql_session(home.settings) as session:
+        ((count,),) = session.run(f"SELECT count(*) FROM study JOIN patient USING (PatientID) WHERE StudyInstanceUID = '{study}'").rows()
+    return int(count)
+
+
+def test_a_removed_study_is_out_of_the_index_and_out_of_sight(home: TieredHome, retention: Retention) -> None:
+    (study,) = home.take_in()
+    result = retention.remove([home.step(study, "hot", "")], change("removed"), LATER, require_copy=False)
+    assert (result.instances, result.studies, result.failures) == (3, 1, ())
+    assert not home.objects(study)
+    assert not home.lake_rows(study)
+    assert patients(home, study) == 0
+    assert not home.paths("hot", study)
+    assert len(home.removals.all(RemovedState.QUARANTINED, study=study)) == 3
+
+
+@pytest.mark.parametrize("tier", ["hot", "warm"])
+def test_it_comes_back_as_it_was(home: TieredHome, retention: Retention, tier: str) -> None:
+    (study,) = home.take_in()
+    if tier != "hot":
+        wiring.mover(home.settings, home.locations).move([home.step(study, "hot", tier)], change())
+    before = sorted(home.objects(study), key=lambda each: each.path)
+    retention.remove([home.step(study, tier, "")], change("removed"), LATER, require_copy=False)
+    assert not home.objects(study)
+    assert undo(home, retention, study) == 3
+    assert sorted(home.objects(study), key=lambda each: each.path) == before
+    assert sorted(home.lake_rows(study), key=lambda each: each.path) == before
+    assert all(home.is_intact(each) for each in before)
+    assert patients(home, study) == 1
+    assert not home.removals.all(RemovedState.QUARANTINED, study=study)
+
+
+def test_what_is_due_is_destroyed_and_what_is_not_stays(home: TieredHome, retention: Retention) -> None:
+    due, later = home.take_in(Study("MR"), Study("MR"))
+    now = datetime.now(UTC)
+    retention.remove([home.step(due, "hot", "")], change("removed"), now - timedelta(seconds=1), require_copy=False)
+    retention.remove([home.step(later, "hot", "")], change("removed"), now + timedelta(days=7), require_copy=False)
+    digests = {study: home.removals.all(RemovedState.QUARANTINED, study=study)[0].sha256 for study in (due, later)}
+    landing = wiring.landing(home.settings)
+    chosen = [each for each in home.removals.all(RemovedState.QUARANTINED, due_at=now) if each.StudyInstanceUID in (due, later)]
+    assert retention.destroy(chosen, change("destroyed")).instances == 1
+    assert not landing.retired(digests[due]).exists()
+    assert landing.retired(digests[later]).exists()
+    assert undo(home, retention, due) == 0
+    assert undo(home, retention, later) == 1
+
+
+def test_a_study_on_hold_stays(home: TieredHome, retention: Retention) -> None:
+    held, over = home.take_in(Study("MR"), Study("MR"))
+    Holds(home.database).place(Hold(held, "a lawsuit", "me"))
+    Holds(home.database).place(Hold(over, "it ended", "me", until=datetime(2020, 1, 1, tzinfo=UTC)))
+    steps = [home.step(study, "hot", "") for study in (held, over)]
+    assert retention.remove(steps, change("removed"), LATER, require_copy=False).instances == 1
+    assert len(home.objects(held)) == 1
+    assert home.paths("hot", held)
+    assert not home.objects(over)
+
+
+def test_where_a_copy_is_required_only_what_has_a_good_one_goes(home: TieredHome, retention: Retention) -> None:
+    (study,) = home.take_in()
+    step = home.step(study, "hot", "")
+    assert retention.remove([step], change("removed"), LATER, require_copy=True).instances == 0
+    wiring.mover(home.settings, home.locations).copy([home.step(study, "hot", "cold")], change("copied"))
+    damaged = home.locations.copies([study])[0]
+    copy = Path(home.settings.tiers["cold"].url) / damaged.path
+    copy.write_bytes(copy.read_bytes()[:-1] + b"\xff")
+    result = retention.remove([step], change("removed"), LATER, require_copy=True)
+    assert result.instances == 2
+    assert [failure.SOPInstanceUID for failure in result.failures] == [damaged.SOPInstanceUID]
+    assert [each.SOPInstanceUID for each in home.objects(study)] == [damaged.SOPInstanceUID]
+
+
+def test_what_is_sent_again_after_its_removal_is_held_again(home: TieredHome, retention: Retention, tmp_path: Path) -> None:
+    sent = Study("MR", instances=2)
+    (study,) = home.take_in(sent)
+    retention.remove([home.step(study, "hot", "")], change("removed"), datetime(2020, 1, 1, tzinfo=UTC), require_copy=False)
+    again = tmp_path / "again"
+    again.mkdir()
+    for path in (home.home / "media" / study / "0").iterdir():
+        (again / f"again-{path.name}").write_bytes(path.read_bytes())
+    with wiring.importer(home.settings) as importer:
+        list(importer.run([again]))
+    home.commit()
+    assert len(home.objects(study)) == len(home.lake_rows(study)) == 2
+    assert patients(home, study) == 1
+    retention.destroy(home.removals.all(RemovedState.QUARANTINED, study=study), change("destroyed"))
+    assert all(home.is_intact(each) for each in home.objects(study))
+
+
+@pytest.mark.parametrize("tier", ["hot", "warm"])
+def test_a_crash_at_any_call_loses_nothing_and_the_next_run_completes(home: TieredHome, tier: str) -> None:
+    for fuse in every_crash():
+        (study,) = home.take_in(instances=2)
+        if tier != "hot":
+            wiring.mover(home.settings, home.locations).move([home.step(study, "hot", tier)], change())
+        before = home.objects(study)
+        doomed = Retention(
+            home.stores,
+            home.locations,
+            Fused(home.removals, fuse, "take_out", "forget_rows", "enter", "in_use"),
+            Fused(wiring.landing(home.settings), fuse, "retire", "revive"),
+            home.settings.scratch_directory,
+            _nothing,
+        )
+        with suppress(Crash, PacsError):
+            doomed.remove([home.step(study, tier, "")], change("removed"), LATER, require_copy=False)
+        assert all(home.is_intact(each) for each in home.objects(study))
+
+        retention = wiring.retention(home.settings, home.locations, home.removals)
+        retention.finish(change("removed"))
+        if home.objects(study):
+            retention.remove([home.step(study, tier, "")], change("removed"), LATER, require_copy=False)
+        assert not home.objects(study)
+        assert not home.lake_rows(study)
+        assert undo(home, retention, study) == 2
+        assert sorted(home.objects(study), key=lambda each: each.path) == sorted(before, key=lambda each: each.path)
+        assert all(home.is_intact(each) for each in home.objects(study))
+
+
+_nothing: Callable[[], None] = lambda: None  # noqa: E731 - nothing is sent meanwhile
