@@ -50,6 +50,7 @@ _THREADS = 2  # hashing and reading leave the GIL, looking for attributes does n
 _FORMAT = 1  # of the files of shards
 
 _UNFINISHED = "unfinished"
+_PACKAGES = "packages/"  # where lifecycle.archiving puts them; no instance has such a path
 
 
 class Reason(StrEnum):
@@ -58,6 +59,7 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"  # its tier does not give it out, or it is no whole DICOM file
     FOREIGN = "foreign"  # not written by this archive: it does not say where it came from
     ARCHIVED = "archived"  # its provider has to be asked for it first
+    PACKAGE = "package"  # an archived study in one file: which instances it has copies of, only a backup of the index knows
     DIFFERENT = "different"  # another object holds its instance, with other bytes
 
 
@@ -311,6 +313,8 @@ def merge(
 
     An instance that the index knows at another place is relocated if that place is empty, else the object is a copy.
     """
+    if not files:
+        return Merged()
     gathered = GatheredFiles(files)
     merging = _Merging(index, stores, run)
     inserted = present = 0
@@ -371,6 +375,8 @@ _Outcome = InstanceRecord | Unindexed | StorageUnavailable | None
 
 def _read(store: ObjectStore, tier: str, path: str, size: int, place: Workplace) -> _Outcome:
     """An object's record, or what is wrong with it; None if it is gone."""
+    if path.startswith(_PACKAGES):
+        return Unindexed(Reason.PACKAGE, tier, path, "a package of a study; it was not looked into")
     try:
         with _content(store, path, size, place) as content:
             return _record(content, tier, path)

@@ -133,7 +133,9 @@ def test_what_is_no_instance_of_ours_is_reported_and_stops_nothing(new_archive: 
     hot = archive.root / "hot"
     (hot / "1.1/torn.dcm").write_bytes((hot / "1.2/1.2.1/1.2.1.1.dcm").read_bytes()[:-6])
     (hot / "1.1/empty.dcm").touch()
-    (hot / "package.zip").write_bytes(b"PK\x03\x04")
+    (hot / "other.zip").write_bytes(b"PK\x03\x04")
+    (hot / "packages/1.1").mkdir(parents=True)
+    (hot / "packages/1.1/run.zip").write_bytes(b"PK\x03\x04")
     foreign = (hot / "1.2/1.2.1/1.2.1.1.dcm").read_bytes()
     (hot / "1.1/foreign.dcm").write_bytes(foreign.replace(b"received_at", b"reordered__"))
     (hot / ".quarantine").mkdir(exist_ok=True)
@@ -143,7 +145,8 @@ def test_what_is_no_instance_of_ours_is_reported_and_stops_nothing(new_archive: 
     assert {problem.path: problem.reason for problem in scanned.problems} == {
         "1.1/torn.dcm": Reason.UNREADABLE,
         "1.1/empty.dcm": Reason.UNREADABLE,
-        "package.zip": Reason.UNREADABLE,
+        "other.zip": Reason.UNREADABLE,
+        "packages/1.1/run.zip": Reason.PACKAGE,
         "1.1/foreign.dcm": Reason.FOREIGN,
     }
     assert merged.inserted == 17
