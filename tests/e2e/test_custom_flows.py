@@ -81,7 +81,7 @@ def test_flows_in_the_home_are_deployed_and_a_broken_one_stops_no_other(new_arch
         folder.mkdir()
         (folder / "prefect.yaml").write_text(content)
     archive.start()
-    eventually(lambda: set(flows(archive)) == {"study_report", "verify"}, within=60, what="both flows")
+    eventually(lambda: set(flows(archive)) > {"study_report", "verify"}, within=60, what="both flows")
     log = archive.home / "logs" / "flow-runner.log"
     eventually(lambda: log.read_text().count("not deployed") == 2, within=60, what="a line for each that is broken")
     assert archive.stop() == 0

@@ -149,5 +149,5 @@ def test_it_is_listed_with_its_schedule_and_its_history(archive: Archive) -> Non
 def test_the_form_in_the_ui_explains_each_parameter(archive: Archive) -> None:
     (deployment,) = prefect(archive, "deployments/filter", {"deployments": {"name": {"any_": ["verify"]}}})
     properties = deployment["parameter_openapi_schema"]["properties"]
-    assert set(properties) == {"scope", "study", "sample_percent", "dry_run"}
+    assert set(properties) == {"scope", "study", "sample_percent", "rolling_percent", "repair", "dry_run"}
     assert all(len(field["description"]) > 10 for field in properties.values())
