@@ -20,7 +20,7 @@ up: $(VENV)/.installed
 	@exec $(VENV)/bin/pacs up $(ARGS)
 
 test: $(VENV)/.installed-dev tools
-	$(VENV)/bin/python -m pytest $(ARGS)
+	@.ci/test $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check
