@@ -22,7 +22,7 @@ from tests.support.processes import Daemon, assert_succeeded, clean_environment,
 from tests.support.synthetic import Study
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(500)
 
 COMPOSE = Path(__file__).resolve().parents[2] / "deployments" / "compose.yaml"
 
@@ -116,7 +116,7 @@ def test_the_parts_run_without_pacs_up(tmp_path: Path, catalogs: Catalogs, store
             listed = run([PACS, "flow", "list"], env=env)
             return listed.returncode == 0 and "verify" in listed.stdout
 
-        eventually(deployed, within=120, what="the flow runner")
+        eventually(deployed, within=240, what="the flow runner")
         verified = assert_succeeded(run([PACS, "flow", "run", "verify"], env=env, timeout=200))
         assert "8 objects are intact" in verified.stdout
         (row,) = query_rows(env, "SELECT flow, state FROM flow_run WHERE flow = 'verify'")
