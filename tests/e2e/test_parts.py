@@ -125,4 +125,6 @@ def test_the_parts_run_without_pacs_up(tmp_path: Path, catalogs: Catalogs, store
             assert json.load(answer)["status"] == "ok"
     ended = {name: daemon.process.returncode for name, daemon in parts.daemons.items()}
     assert {ended.pop(name) for name in ("listener-1", "listener-2", "committer-1")} == {0}
+    # Told to end right after a run, Prefect's worker may not; it is then killed, here as by the supervisor and by any container engine.
+    assert ended.pop("flow-runner-1") in {0, -signal.SIGTERM, -signal.SIGABRT, -signal.SIGKILL}
     assert set(ended.values()) <= {0, -signal.SIGTERM}  # uvicorn stops in order, then ends by the signal that it was sent
