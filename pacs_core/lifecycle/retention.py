@@ -186,13 +186,19 @@ class Retention:
         for each in here:
             with suppress(ObjectMissing):  # destroyed by hand; there is nothing left to keep
                 self._landing.retire(each.path, each.sha256)
-        # Another arrival may have been found equal to an object before that was out of sight; its record then names it.
+        # Another arrival may have been found equal to an object before that was out of sight; its record then names it. What is indexed
+        # of those comes back at once: to wait for the others may take long, and fail.
+        self._revive_arrived(here)
         self._settled()
-        in_use = self._removals.in_use(here)
-        for each in here:
-            if (each.tier, each.path) in in_use and self._landing.revive(each.path, each.sha256):
-                log.info("removed_object_arrived_again", SOPInstanceUID=each.SOPInstanceUID, path=each.path)
+        self._revive_arrived(here)
         self._removals.enter(leaving, RemovedState.QUARANTINED, change)
+
+    def _revive_arrived(self, retired: Sequence[Removed]) -> None:
+        in_use = self._removals.in_use(retired)
+        for each in (each for each in retired if (each.tier, each.path) in in_use):
+            with suppress(ObjectMissing):  # as above; the name may be another arrival's
+                if self._landing.revive(each.path, each.sha256):
+                    log.info("removed_object_arrived_again", SOPInstanceUID=each.SOPInstanceUID, path=each.path)
 
     def _destroy(self, each: Removed, *, is_in_use: bool) -> None:
         if each.tier == self._landing.tier:

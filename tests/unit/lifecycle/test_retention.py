@@ -2,12 +2,14 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from pacs_core import wiring
-from pacs_core.errors import PacsError
+from pacs_core.errors import IndexUnavailable, PacsError
 from pacs_core.index.removals import Holds
+from pacs_core.lifecycle.moving import record_of
 from pacs_core.lifecycle.retention import Retention
 from pacs_core.model import UID, Hold, RemovedState
 from tests.support.crashing import Crash, Fused, every_crash
@@ -116,6 +118,34 @@ def test_what_is_sent_again_after_its_removal_is_held_again(home: TieredHome, re
     assert patients(home, study) == 1
     retention.destroy(home.removals.all(RemovedState.QUARANTINED, study=study), change("destroyed"))
     assert all(home.is_intact(each) for each in home.objects(study))
+
+
+def test_what_arrived_again_is_in_sight_also_while_the_index_is_behind(home: TieredHome, tmp_path: Path) -> None:
+    """The same file, found equal just before it went, has its key again; to wait for what else is journalled fails."""
+    (study,) = home.take_in(instances=1)
+    step, (held,) = home.step(study, "hot", ""), home.objects(study)
+    landing = wiring.landing(home.settings)
+
+    def behind() -> NoReturn:
+        raise IndexUnavailable("behind")
+
+    class Again:
+        """The landing tier, where the object arrives again just before it is retired."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(landing, name)
+
+        def retire(self, path: str, sha256: str) -> None:
+            record = record_of(landing.local_path(path), tier="hot", path=path)
+            with closing(wiring.index_writer(home.settings)) as writer:
+                writer.commit([record])
+            landing.retire(path, sha256)
+
+    retention = Retention(home.stores, home.locations, home.removals, Again(), tmp_path, behind)  # type: ignore[arg-type]  # all of it
+    result = retention.remove([step], change("removed"), LATER, require_copy=False)
+    assert [failure.reason for failure in result.failures] == ["behind"]
+    assert home.objects(study) == [held]
+    assert home.is_intact(held)
 
 
 @pytest.mark.parametrize("tier", ["hot", "warm"])
