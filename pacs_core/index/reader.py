@@ -111,8 +111,8 @@ class LakeIndexReader:
             _STUDY_FACTS.format(condition="AND StudyInstanceUID = ?" if study else ""), (tier, *([study] if study else ()))
         )
         with self._database.transaction() as session:
-            used = dict[str, datetime](session.run('SELECT "StudyInstanceUID", accessed_at FROM pacs.study_access'))
-            on_hold = {each for (each,) in session.run(_ON_HOLD)}
+            used = dict[str, datetime](session.run(_USED, study=study))
+            on_hold = {each for (each,) in session.run(_ON_HOLD, study=study)}
         return [
             StudyFacts(
                 StudyInstanceUID=UID(uid),
@@ -155,7 +155,10 @@ _STUDY_FACTS = """
     LEFT JOIN (SELECT StudyInstanceUID, list(DISTINCT Modality) AS modalities FROM lake.series GROUP BY StudyInstanceUID)
         USING (StudyInstanceUID)
 """
-_ON_HOLD = 'SELECT "StudyInstanceUID" FROM pacs.hold WHERE until IS NULL OR until > now()'
+_USED = """SELECT "StudyInstanceUID", accessed_at FROM pacs.study_access WHERE :study IN ('', "StudyInstanceUID")"""
+_ON_HOLD = """
+    SELECT "StudyInstanceUID" FROM pacs.hold WHERE (until IS NULL OR until > now()) AND :study IN ('', "StudyInstanceUID")
+"""
 _COUNTS = """
     SELECT (SELECT count(*) FROM lake.patient), (SELECT count(*) FROM lake.study), (SELECT count(*) FROM lake.series), i.*
     FROM (SELECT 1) LEFT JOIN (SELECT tier, count(*), sum(size)::BIGINT FROM lake.instance GROUP BY tier ORDER BY tier) i ON true

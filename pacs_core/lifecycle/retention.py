@@ -17,7 +17,15 @@ from pathlib import Path
 import structlog
 
 from pacs_core.archive.verification import verify_shard
-from pacs_core.errors import ChecksumMismatch, DuplicateInstance, IntegrityError, ObjectMissing, PacsError, StorageUnavailable
+from pacs_core.errors import (
+    ChecksumMismatch,
+    DuplicateInstance,
+    IndexUnavailable,
+    IntegrityError,
+    ObjectMissing,
+    PacsError,
+    StorageUnavailable,
+)
 from pacs_core.lifecycle.moving import Failure, Moved, as_local_file, record_of
 from pacs_core.lifecycle.packaging import check_package, form_of, local_package
 from pacs_core.lifecycle.plan import Step
@@ -25,6 +33,9 @@ from pacs_core.model import UID, Change, Copy, CopyState, InstanceRecord, Remove
 from pacs_core.ports import IndexWriter, LandingStore, Locations, ObjectStore, Removals
 
 log = structlog.get_logger(__name__)
+
+# Of how many instances a step would be if it were planned now (rules.instances_named).
+Named = Callable[[Step], int]
 
 
 class Retention:
@@ -55,17 +66,18 @@ class Retention:
         self._scratch = scratch
         self._settled = settled
 
-    def remove(self, steps: Sequence[Step], change: Change, destroy_after: datetime, *, require_copy: bool) -> Moved:
+    def remove(self, steps: Sequence[Step], change: Change, destroy_after: datetime, *, named: Named, require_copy: bool) -> Moved:
         """Take steps: their studies' objects on the source tier leave the index. One study's failure stops no other.
 
-        With `require_copy`, only instances of which another copy is held that has just been read and found good.
+        A study that has changed since the plan was made, so that its rule no longer names it, stays. With `require_copy`, only
+        instances of which another copy is held that has just been read and found good.
         """
         wanted = [step.StudyInstanceUID for step in steps]
         result = Moved()
         with self._locations.locked(wanted) as mine:
             for step in steps:
                 if step.StudyInstanceUID in mine:
-                    result += self._remove_study(step, change, destroy_after, require_copy=require_copy)
+                    result += self._remove_study(step, change, destroy_after, named, require_copy=require_copy)
         return result + Moved(busy=tuple(study for study in wanted if study not in mine))
 
     def finish(self, change: Change) -> None:
@@ -135,9 +147,9 @@ class Retention:
             raise ChecksumMismatch(f"{each.path} on tier {each.tier} does not hash to what was stored")
         return record
 
-    def _remove_study(self, step: Step, change: Change, destroy_after: datetime, *, require_copy: bool) -> Moved:
+    def _remove_study(self, step: Step, change: Change, destroy_after: datetime, named: Named, *, require_copy: bool) -> Moved:
         try:
-            objects = [each for each in self._locations.objects([step.StudyInstanceUID]) if each.tier == step.source]
+            objects = self._still_named(step, named)
             failures: list[Failure] = []
             if require_copy:
                 objects, failures = self._with_good_copy(step.StudyInstanceUID, objects)
@@ -147,6 +159,15 @@ class Retention:
             return Moved(failures=(Failure(step.StudyInstanceUID, "", str(exc), exc.retryable),))
         gone = [each for each in objects if each.SOPInstanceUID in taken]
         return Moved(len(gone), sum(each.size for each in gone), 1 if gone else 0, (), tuple(failures))
+
+    def _still_named(self, step: Step, named: Named) -> Sequence[StoredObject]:
+        """The objects that the step is about, none if its rule no longer names the study. What arrives from now on is not among them."""
+        objects = [each for each in self._locations.objects([step.StudyInstanceUID]) if each.tier == step.source]
+        if not objects or not (instances := named(step)):
+            return ()
+        if instances < len(objects):  # what a rule would say of the others is not known yet
+            raise IndexUnavailable("the lake does not have all instances of the study yet")
+        return objects
 
     def _with_good_copy(self, study: UID, objects: Sequence[StoredObject]) -> tuple[list[StoredObject], list[Failure]]:
         """Those of which a copy was just read and found good, and why the others may not go."""

@@ -123,5 +123,10 @@ def change(action: str = "migrated", run: str = "run-1") -> Change:
     return Change(run=run, flow="test", action=action, policy="manual", at=datetime.now(UTC))
 
 
+def as_planned(step: Step) -> int:
+    """Retention's rules as if they had never changed their mind."""
+    return step.instances
+
+
 def _toml(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value).lower()

@@ -17,7 +17,7 @@ from pacs_core.lifecycle.packaging import Form
 from pacs_core.model import UID, CopyState, RemovedState
 from tests.support.crashing import Crash, Fused, every_crash
 from tests.support.synthetic import Study
-from tests.support.tiered import TieredHome, change
+from tests.support.tiered import TieredHome, as_planned, change
 
 LATER = datetime(2999, 1, 1, tzinfo=UTC)
 
@@ -36,7 +36,7 @@ def remove(home: TieredHome, study: UID) -> int:
     """By retention that requires a copy, and destroyed at once."""
     retention = wiring.retention(home.settings, home.locations, home.removals)
     past = datetime(2020, 1, 1, tzinfo=UTC)
-    removed = retention.remove([home.step(study, "hot", "")], change("removed"), past, require_copy=True)
+    removed = retention.remove([home.step(study, "hot", "")], change("removed"), past, named=as_planned, require_copy=True)
     retention.destroy(home.removals.all(RemovedState.QUARANTINED, study=study), change("destroyed"))
     return removed.instances
 
