@@ -19,7 +19,7 @@ from pacs_core.settings import Settings, load_settings
 from tasks.operation import catch_up, retried
 from tasks.policy import RETRIES
 
-_AT_ONCE = 500  # objects that are destroyed or brought back while their studies are locked
+_AT_ONCE = 100  # objects that are destroyed or brought back while their studies are locked, and nobody can place a hold
 
 
 @task(task_run_name="plan", **RETRIES)

@@ -18,7 +18,7 @@ from pacs_core.index.keys import OBJECT_COLUMNS
 from pacs_core.index.postgres import CatalogURL, Database, Row, Session
 from pacs_core.index.schema import clean
 from pacs_core.model import UID, Change, Copy, CopyState, Removed, StoredObject
-from pacs_core.ports import Departure, StudyTotals
+from pacs_core.ports import Departure, Locked, StudyTotals
 
 _STUDY_LOCKS = 0x70616373  # the first half of advisory locks that mean a study
 _OBJECT = ", ".join(f'"{name}"' for name in OBJECT_COLUMNS)
@@ -120,7 +120,7 @@ class LakeLocations:
         self._writer = writer
 
     @contextmanager
-    def locked(self, studies: Iterable[UID]) -> Iterator[frozenset[UID]]:
+    def locked(self, studies: Iterable[UID]) -> Iterator[Locked]:
         """Be the only one who works on these studies; those that somebody else works on are left out."""
         session = Session(self._url, application_name="pacs-study-lock")
         try:
@@ -130,7 +130,7 @@ class LakeLocations:
                 studies=sorted(map(clean, set(studies))),
                 space=_STUDY_LOCKS,
             )
-            yield frozenset(UID(study) for (study,) in mine)
+            yield Locked(frozenset(UID(study) for (study,) in mine), check=lambda: _check_alive(session))
         finally:
             session.close()
 

@@ -46,7 +46,7 @@ class Repairer:
                 except PacsError as exc:
                     failures.append(Failure(problem.StudyInstanceUID, problem.SOPInstanceUID, str(exc), exc.retryable))
         repaired = Moved(len(done), sum(each.size for each in done), len({each.StudyInstanceUID for each in done}), (), tuple(failures))
-        return repaired + Moved(busy=tuple(sorted(studies - mine))), done
+        return repaired + Moved(busy=tuple(sorted(studies - mine.studies))), done
 
     def _repair(self, problem: Problem) -> Sequence[StoredObject]:
         """The object, if it is good now; nothing if it is no longer where the instance or a copy of it is."""

@@ -11,14 +11,14 @@ import pytest
 from pacs_core import wiring
 from pacs_core.errors import IndexUnavailable, PacsError
 from pacs_core.index.removals import Holds
-from pacs_core.lifecycle.moving import record_of
+from pacs_core.lifecycle.moving import Moved, record_of
 from pacs_core.lifecycle.plan import Step
 from pacs_core.lifecycle.retention import Retention
 from pacs_core.lifecycle.rules import RetentionRule, Selection, instances_named, plan_retention
 from pacs_core.model import UID, Hold, RemovedState
-from tests.support.crashing import Crash, Fused, every_crash
+from tests.support.crashing import Crash, Fused, Hooked, every_crash
 from tests.support.synthetic import Study
-from tests.support.tiered import TieredHome, as_planned, change
+from tests.support.tiered import TieredHome, as_planned, change, end_study_locks
 
 LATER = datetime(2999, 1, 1, tzinfo=UTC)
 
@@ -159,23 +159,76 @@ def test_what_arrived_again_is_in_sight_also_while_the_index_is_behind(home: Tie
     def behind() -> NoReturn:
         raise IndexUnavailable("behind")
 
-    class Again:
-        """The landing tier, where the object arrives again just before it is retired."""
+    def arriving_again(retire: Callable[[str, str], None], path: str, sha256: str) -> None:
+        record = record_of(landing.local_path(path), tier="hot", path=path)
+        with closing(wiring.index_writer(home.settings)) as writer:
+            writer.commit([record])
+        retire(path, sha256)
 
-        def __getattr__(self, name: str) -> object:
-            return getattr(landing, name)
-
-        def retire(self, path: str, sha256: str) -> None:
-            record = record_of(landing.local_path(path), tier="hot", path=path)
-            with closing(wiring.index_writer(home.settings)) as writer:
-                writer.commit([record])
-            landing.retire(path, sha256)
-
-    retention = Retention(home.stores, home.locations, home.removals, Again(), tmp_path, behind)  # type: ignore[arg-type]  # all of it
+    retention = Retention(home.stores, home.locations, home.removals, Hooked(landing, arriving_again, "retire"), tmp_path, behind)
     result = retention.remove([step], change("removed"), LATER, named=as_planned, require_copy=False)
     assert [failure.reason for failure in result.failures] == ["behind"]
     assert home.objects(study) == [held]
     assert home.is_intact(held)
+
+
+@pytest.mark.parametrize("tier", ["hot", "warm"])
+def test_nothing_is_destroyed_without_the_lock_of_its_study(home: TieredHome, tier: str) -> None:
+    (study,) = home.take_in(instances=2)
+    if tier != "hot":
+        wiring.mover(home.settings, home.locations).move([home.step(study, "hot", tier)], change())
+    wiring.retention(home.settings, home.locations, home.removals).remove(
+        [home.step(study, tier, "")], change("removed"), datetime(2020, 1, 1, tzinfo=UTC), named=as_planned, require_copy=False
+    )
+    due = home.removals.all(RemovedState.QUARANTINED, study=study)
+    destroyed: list[str] = []
+
+    def lose_lock(method: Callable[[str], None], what: str) -> None:
+        method(what)
+        destroyed.append(what)
+        end_study_locks(home)
+
+    doomed = Retention(
+        {name: Hooked(store, lose_lock, "delete") for name, store in home.stores.items()},
+        home.locations,
+        home.removals,
+        Hooked(wiring.landing(home.settings), lose_lock, "destroy"),
+        home.settings.scratch_directory,
+        _nothing,
+    )
+    with pytest.raises(IndexUnavailable):
+        doomed.destroy(due, change("destroyed"))
+    assert len(destroyed) == 1
+    retention = wiring.retention(home.settings, home.locations, home.removals)
+    assert retention.destroy(due, change("destroyed")).instances == 2
+    assert not home.paths(tier, study)
+
+
+def test_what_is_being_destroyed_cannot_be_brought_back_nor_the_other_way_round(home: TieredHome, retention: Retention) -> None:
+    """Not even by a run that believes to have the lock of the study."""
+    (study,) = home.take_in(instances=1)
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    retention.remove([home.step(study, "hot", "")], change("removed"), past, named=as_planned, require_copy=False)
+    due = home.removals.all(RemovedState.QUARANTINED, study=study)
+    assert retention.destroy(due, change("destroyed")).instances == 1
+    with closing(wiring.index_writer(home.settings)) as writer:
+        assert retention.undo(due, change("restored"), writer) == Moved()
+    (study,) = home.take_in(instances=1)
+    retention.remove([home.step(study, "hot", "")], change("removed"), past, named=as_planned, require_copy=False)
+    due = home.removals.all(RemovedState.QUARANTINED, study=study)
+    assert undo(home, retention, study) == 1
+    assert retention.destroy(due, change("destroyed")) == Moved()
+    assert all(home.is_intact(each) for each in home.objects(study))
+
+
+def test_a_hold_that_is_placed_after_the_list_was_made_stops_the_destruction(home: TieredHome, retention: Retention) -> None:
+    (study,) = home.take_in(instances=1)
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    retention.remove([home.step(study, "hot", "")], change("removed"), past, named=as_planned, require_copy=False)
+    due = home.removals.all(RemovedState.QUARANTINED, study=study)
+    Holds(home.database).place(Hold(study, "a lawsuit", "me"))
+    assert retention.destroy(due, change("destroyed")) == Moved()
+    assert undo(home, retention, study) == 1
 
 
 @pytest.mark.parametrize("tier", ["hot", "warm"])
@@ -188,7 +241,7 @@ def test_a_crash_at_any_call_loses_nothing_and_the_next_run_completes(home: Tier
         doomed = Retention(
             home.stores,
             home.locations,
-            Fused(home.removals, fuse, "take_out", "forget_rows", "enter", "in_use"),
+            Fused(home.removals, fuse, "take_out", "forget_rows", "quarantined", "in_use"),
             Fused(wiring.landing(home.settings), fuse, "retire", "revive"),
             home.settings.scratch_directory,
             _nothing,
