@@ -347,6 +347,9 @@ class Locations(Protocol):
     def catch_up(self, studies: Sequence[UID], change: Change) -> None:
         """Let the index say of studies what `objects` says: a run may have died between the two."""
 
+    def untold(self, studies: Sequence[UID]) -> frozenset[UID]:
+        """Instances that `objects` has and the index does not tell of: whoever was to commit them has died."""
+
     def departing(self, studies: Sequence[UID]) -> AbstractContextManager[Departure]:
         """The objects of studies that are to be removed: arriving ones of runs that are over, and leaving ones.
 

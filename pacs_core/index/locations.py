@@ -228,6 +228,14 @@ class LakeLocations:
             if stale:
                 self._follow(lake, stale, [keys[uid].tier for uid in stale], change)
 
+    def untold(self, studies: Sequence[UID]) -> frozenset[UID]:
+        """Instances that have a key and no row of the lake: whoever was to commit them has died."""
+        with self._writer.committing() as (_, lake):
+            keys = {each.SOPInstanceUID for each in self.objects(studies)}
+            query = "SELECT SOPInstanceUID FROM lake.instance WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[]))"
+            rows = lake.execute(query, [[clean(study) for study in studies]]).fetchall()
+        return frozenset(keys - {uid for (uid,) in rows})
+
     def totals(self, run: str) -> Sequence[StudyTotals]:
         """What a run has done, by action and tiers."""
         with self._database.transaction() as session:
