@@ -128,9 +128,10 @@ def test_bringing_back_that_was_killed_before_the_lake_knew_is_completed(
     def die(*_: object) -> NoReturn:
         raise Crash
 
-    with closing(wiring.index_writer(home.settings)) as writer, pytest.raises(Crash):
+    with closing(wiring.index_writer(home.settings)) as writer:
         monkeypatch.setattr(writer, "_write", die)
-        archiver.bring_back(study, change("restored"), writer)
+        with pytest.raises(Crash):
+            archiver.bring_back(study, change("restored"), writer)
     assert (len(home.objects(study)), len(home.lake_rows(study))) == (2, 0)
     assert bring_back(home, archiver, study) == 2
     assert sorted(home.lake_rows(study), key=lambda each: each.path) == sorted(home.objects(study), key=lambda each: each.path)
