@@ -19,7 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
-from pacs_core.errors import ChecksumMismatch, ObjectMissing
+from pacs_core.errors import ChecksumMismatch, ObjectMissing, StorageUnavailable
 from pacs_core.model import UID, StoredObject
 from pacs_core.ports import ObjectStore
 
@@ -71,7 +71,7 @@ def write_package(target: Path, form: Form, objects: Sequence[StoredObject], ope
 
 
 def check_package(package: Path, form: Form, expected: Iterable[StoredObject]) -> None:
-    """Read a package whole. ChecksumMismatch, ObjectMissing if it does not have every object with its bytes."""
+    """Read a package whole. ChecksumMismatch, ObjectMissing if it does not have every object with its bytes; StorageUnavailable."""
     with _translated():
         digests = dict(_digests(package, form))
     for each in expected:
@@ -162,6 +162,10 @@ def _translated() -> Iterator[None]:
         yield
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as exc:
         raise ChecksumMismatch(f"the package cannot be read: {exc}") from exc
+    except FileNotFoundError as exc:
+        raise ObjectMissing("the package is not where it was stored") from exc
+    except OSError as exc:
+        raise StorageUnavailable(f"the package cannot be read: {exc.strerror}") from exc
 
 
 def _digests(package: Path, form: Form) -> Iterator[tuple[str, str]]:

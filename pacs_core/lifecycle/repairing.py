@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -66,9 +65,9 @@ class Repairer:
         """Where the instance is, then its further copies."""
         held = [each for each in self._locations.objects([study]) if each.SOPInstanceUID == instance]
         copies = [
-            replace(held[0], tier=copy.tier, path=copy.path, size=copy.size, sha256=copy.sha256)
+            copy.object
             for copy in self._locations.copies([study])
-            if held and copy.SOPInstanceUID == instance and copy.state is CopyState.HELD and not copy.member
+            if copy.SOPInstanceUID == instance and copy.state is CopyState.HELD and not copy.member
         ]
         return [*held, *copies]
 

@@ -10,7 +10,6 @@ Each step is repeated by the next run where one was killed. Until the fourth eve
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -21,13 +20,12 @@ from pacs_core.errors import (
     ChecksumMismatch,
     DuplicateInstance,
     IndexUnavailable,
-    IntegrityError,
     ObjectMissing,
     PacsError,
     StorageUnavailable,
 )
+from pacs_core.lifecycle.keeping import verify_package
 from pacs_core.lifecycle.moving import Failure, Moved, as_local_file, record_of
-from pacs_core.lifecycle.packaging import check_package, form_of, local_package
 from pacs_core.lifecycle.plan import Step
 from pacs_core.model import UID, Change, Copy, CopyState, InstanceRecord, Removed, RemovedState, StoredObject
 from pacs_core.ports import IndexWriter, LandingStore, Locations, Locked, ObjectStore, Removals
@@ -183,29 +181,25 @@ class Retention:
         """Those of which a copy was just read and found good, and why the others may not go."""
         by_instance = {(each.SOPInstanceUID, each.sha256): each for each in objects}
         copies = [
-            (by_instance[copy.SOPInstanceUID, copy.sha256], copy)
+            copy
             for copy in self._locations.copies([study])
             if copy.state is CopyState.HELD
             and (each := by_instance.get((copy.SOPInstanceUID, copy.sha256))) is not None
             and (copy.tier, copy.path) != (each.tier, each.path)  # itself is no second one
         ]
-        alone = [replace(each, tier=copy.tier, path=copy.path) for each, copy in copies if not copy.member]
+        alone = [copy.object for copy in copies if not copy.member]
         intact = set(verify_shard(self._stores, alone).intact) | self._intact_in_packages(copies)
         good = [each for each in objects if each.SOPInstanceUID in intact]
         lacking = [each for each in objects if each.SOPInstanceUID not in intact]
         return good, [Failure(study, each.SOPInstanceUID, "there is no verified copy", retryable=False) for each in lacking]
 
-    def _intact_in_packages(self, copies: Sequence[tuple[StoredObject, Copy]]) -> set[UID]:
+    def _intact_in_packages(self, copies: Sequence[Copy]) -> set[UID]:
         intact: set[UID] = set()
-        for tier, path in {(copy.tier, copy.path) for _, copy in copies if copy.member}:
-            inside = [replace(each, path=copy.member) for each, copy in copies if (copy.tier, copy.path) == (tier, path)]
-            try:
-                with local_package(self._store(tier), path, self._scratch) as package:
-                    check_package(package, form_of(path), inside)
-            except IntegrityError as exc:
-                log.error("package_damaged", tier=tier, path=path, reason=str(exc))  # noqa: TRY400 - the reason says it all
-                continue
-            intact.update(each.SOPInstanceUID for each in inside)
+        for tier, path in {(copy.tier, copy.path) for copy in copies if copy.member}:
+            report = verify_package(self._stores, [copy for copy in copies if (copy.tier, copy.path) == (tier, path)], self._scratch)
+            for problem in report.problems:
+                log.error("package_damaged", tier=tier, path=path, reason=problem.detail)
+            intact.update(report.intact)
         return intact
 
     def _quarantine(self, leaving: Sequence[Removed], change: Change, mine: Locked) -> None:
