@@ -72,7 +72,7 @@ def verify(
     repair: bool = False,
     dry_run: bool = False,
 ) -> State[Any]:
-    """Read stored objects and their copies and compare them with their SHA-256; compare index and storage both ways.
+    """Read what is held, its copies, and what is in quarantine, and compare it with its SHA-256; compare index and storage both ways.
 
     Ends Failed if anything is damaged, missing, unknown to the index or told differently by its two halves, and not repaired, so
     that it cannot be overlooked. May be run again at any time. What is in an archive class is left out.

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -46,7 +45,7 @@ class Repairer:
                 except PacsError as exc:
                     failures.append(Failure(problem.StudyInstanceUID, problem.SOPInstanceUID, str(exc), exc.retryable))
         repaired = Moved(len(done), sum(each.size for each in done), len({each.StudyInstanceUID for each in done}), (), tuple(failures))
-        return repaired + Moved(busy=tuple(sorted(studies - mine))), done
+        return repaired + Moved(busy=tuple(sorted(studies - mine.studies))), done
 
     def _repair(self, problem: Problem) -> Sequence[StoredObject]:
         """The object, if it is good now; nothing if it is no longer where the instance or a copy of it is."""
@@ -66,9 +65,9 @@ class Repairer:
         """Where the instance is, then its further copies."""
         held = [each for each in self._locations.objects([study]) if each.SOPInstanceUID == instance]
         copies = [
-            replace(held[0], tier=copy.tier, path=copy.path, size=copy.size, sha256=copy.sha256)
+            copy.object
             for copy in self._locations.copies([study])
-            if held and copy.SOPInstanceUID == instance and copy.state is CopyState.HELD and not copy.member
+            if copy.SOPInstanceUID == instance and copy.state is CopyState.HELD and not copy.member
         ]
         return [*held, *copies]
 

@@ -123,5 +123,16 @@ def change(action: str = "migrated", run: str = "run-1") -> Change:
     return Change(run=run, flow="test", action=action, policy="manual", at=datetime.now(UTC))
 
 
+def as_planned(step: Step) -> int:
+    """Retention's rules as if they had never changed their mind."""
+    return step.instances
+
+
+def end_study_locks(home: TieredHome) -> None:
+    """As when PostgreSQL loses the connections, and nobody else any."""
+    with home.database.transaction() as session:
+        session.run("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'pacs-study-lock'")
+
+
 def _toml(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value).lower()
