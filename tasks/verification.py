@@ -18,7 +18,7 @@ from pacs_core.index.locations import LakeLocations
 from pacs_core.index.reader import Shard
 from pacs_core.lifecycle.keeping import verify_package, verify_quarantined
 from pacs_core.lifecycle.moving import Failure
-from pacs_core.model import UID, Copy, CopyState, Removed, RemovedState, StoredObject
+from pacs_core.model import UID, Change, Copy, CopyState, Removed, RemovedState, StoredObject
 from pacs_core.ports import ObjectStore
 from pacs_core.settings import Settings, load_settings
 from tasks.operation import SHARD_BYTES, SHARD_INSTANCES, catch_up
@@ -65,7 +65,7 @@ def plan_shards(percent: float = 100) -> Sequence[Shard]:
 
 
 @task(task_run_name="shard {number}", **RETRIES)
-def verify_shard(number: int, shard: Shard, sample_percent: float, *, repair: bool) -> Verified:  # noqa: ARG001 - the run is named after it
+def verify_shard(number: int, shard: Shard, sample_percent: float, run: str, *, repair: bool) -> Verified:  # noqa: ARG001 - the run is named after it
     """Read what is held of a shard's studies, its copies and what is in quarantine, or a sample of it; remember what was intact.
 
     Objects that are not read need only be there.
@@ -80,7 +80,9 @@ def verify_shard(number: int, shard: Shard, sample_percent: float, *, repair: bo
         report += _compare_catalogs(settings, locations, shard.studies)
         if not repair or not report.problems:
             return Verified(report.without_intact())
-        result, repaired = wiring.repairer(settings, locations).repair(report.problems)
+        change = Change(run=run, flow="verify", action="repaired", policy="", at=datetime.now(UTC))
+        with closing(wiring.index_writer(settings)) as writer:
+            result, repaired = wiring.repairer(settings, locations).repair(report.problems, change, writer)
     return Verified(report.without_intact(), repaired=tuple(repaired), unrepaired=result.failures)
 
 

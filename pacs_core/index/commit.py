@@ -240,11 +240,12 @@ class _KnownEntities:
 
 
 def _compare(lake: duckdb.DuckDBPyConnection, plan: KeyPlan, unsure: frozenset[UID]) -> tuple[list[InstanceRecord], list[UID]]:
-    """The winners whose row the lake lacks, and the UIDs whose row there is of an older object."""
+    """The winners whose row the lake lacks, and the UIDs whose row there is of an older object, or that have two."""
     found: dict[str, tuple[str, str]] = {}
     if unsure:
         query = "SELECT SOPInstanceUID, path, sha256 FROM lake.instance WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))"
-        found = {uid: (path, sha256) for uid, path, sha256 in lake.execute(query, [list(unsure)]).fetchall()}
+        for uid, path, sha256 in lake.execute(query, [list(unsure)]).fetchall():
+            found[uid] = ("", "") if uid in found else (path, sha256)
     missing = [record for uid, record in plan.winners.items() if found.get(uid) != (record.path, record.sha256)]
     return missing, [record.SOPInstanceUID for record in missing if record.SOPInstanceUID in found]
 

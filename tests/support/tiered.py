@@ -72,6 +72,16 @@ class TieredHome:
         self.commit()
         return [UID(study.uid) for study in chosen]
 
+    def send_again(self, study: UID) -> None:
+        """What was first sent of a study arrives once more, and is indexed."""
+        first, again = self.home / "media" / study / "0", self.media(study)
+        again.mkdir()
+        for path in first.iterdir():
+            (again / path.name).write_bytes(path.read_bytes())
+        with wiring.importer(self.settings) as importer:
+            list(importer.run([again]))
+        self.commit()
+
     def media(self, study: str) -> Path:
         """A new folder for what is sent of a study."""
         root = self.home / "media" / study

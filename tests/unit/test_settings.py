@@ -120,6 +120,20 @@ def test_an_unknown_setting_is_told_the_known_ones(home: Path, content: str, mes
         load_settings(home)
 
 
+@pytest.mark.parametrize(
+    "tables",
+    [
+        '[tiers.warm]\nurl = "s3://images"\n[tiers.cold]\nurl = "s3://images/"\n',
+        '[tiers.warm]\nurl = "/mnt"\n[archives.tape]\nurl = "file:///mnt"\n',
+    ],
+)
+def test_two_names_of_one_place_are_refused(home: Path, tables: str) -> None:
+    """To move there would be to remove the only object."""
+    _write(home, tables)
+    with pytest.raises(ConfigurationError, match="are the same place"):
+        load_settings(home)
+
+
 def test_an_unknown_tier_is_refused(home: Path) -> None:
     _write(home, '[tiers.lukewarm]\nurl = "/mnt"\n')
     with pytest.raises(ConfigurationError, match="lukewarm is not a tier; allowed are hot, warm, cold"):

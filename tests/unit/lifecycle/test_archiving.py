@@ -107,6 +107,23 @@ def test_a_damaged_object_keeps_its_study_from_being_packed_and_stops_no_other(h
     assert not [copy for copy in home.locations.copies([damaged]) if copy.state is CopyState.HELD]
 
 
+def test_a_package_goes_when_the_last_of_its_members_does(home: TieredHome, archiver: Archiver) -> None:
+    (study,) = home.take_in()
+    archiver.archive([home.step(study, "hot", "cold")], change("archived"), Form.ZIP)
+    package, (first, *others) = package_of(home, study), home.locations.copies([study])
+    mover = wiring.mover(home.settings, home.locations)
+    for leaving, left in (([first], 2), (others, 0)):
+        with home.database.transaction() as session:
+            session.run(
+                """UPDATE pacs.instance_copy SET state = 'leaving' WHERE "SOPInstanceUID" = ANY(CAST(:uids AS text[]))""",
+                uids=[copy.SOPInstanceUID for copy in leaving],
+            )
+        mover.settle([study], change())
+        assert len(home.locations.copies([study])) == left
+        assert package.exists() is (left > 0)
+    assert all(home.is_intact(each) for each in home.objects(study))
+
+
 def test_a_damaged_package_is_no_copy_that_retention_relies_on(home: TieredHome, archiver: Archiver) -> None:
     (study,) = home.take_in()
     archiver.archive([home.step(study, "hot", "cold")], change("archived"), Form.ZIP)

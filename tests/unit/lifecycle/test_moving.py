@@ -122,6 +122,17 @@ def test_without_the_lock_of_its_study_no_key_moves(home: TieredHome, mover: Mov
     assert_only_on(home, study, "warm")
 
 
+def test_keys_move_only_to_a_copy_that_this_run_has_announced(home: TieredHome, mover: Mover) -> None:
+    (study,) = home.take_in(instances=2)
+    objects = home.objects(study)
+    assert home.locations.moved(objects, "warm", change()) == set()
+    home.locations.announce(objects[:1], "warm", "another run")
+    assert home.locations.moved(objects, "warm", change()) == set()
+    assert home.tiers_of(study) == {"hot"}
+    mover.settle([study], change())
+    assert not home.locations.copies([study])
+
+
 def test_a_tier_that_is_not_configured_is_named(home: TieredHome, mover: Mover) -> None:
     (study,) = home.take_in()
     with pytest.raises(StorageUnavailable, match="nowhere"):
@@ -145,21 +156,10 @@ def test_what_arrives_again_under_a_name_is_not_written_over(home: TieredHome, m
     assert arrival.read_bytes() == paths[0].read_bytes()
 
 
-def test_an_instance_of_a_lower_tier_that_is_sent_again_is_no_second_one(home: TieredHome, mover: Mover, tmp_path: Path) -> None:
-    sent = Study("MR", instances=2)
-    sent_paths = sent.write(tmp_path / "first")
-    with wiring.importer(home.settings) as importer:
-        list(importer.run([tmp_path / "first"]))
-    home.commit()
-    study = UID(sent.uid)
+def test_an_instance_of_a_lower_tier_that_is_sent_again_is_no_second_one(home: TieredHome, mover: Mover) -> None:
+    (study,) = home.take_in(instances=2)
     mover.move([home.step(study, "hot", "warm")], change())
-    again = tmp_path / "second"
-    again.mkdir()
-    for path in sent_paths:
-        (again / f"again-{path.name}").write_bytes(path.read_bytes())
-    with wiring.importer(home.settings) as importer:
-        list(importer.run([again]))
-    home.commit()
+    home.send_again(study)
     assert home.tiers_of(study) == {"warm"}
     assert_held(home, study, instances=2)
     assert_only_on(home, study, "warm")

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,17 +15,23 @@ from pacs_core.lifecycle.moving import Moved, record_of
 from pacs_core.lifecycle.plan import Step
 from pacs_core.lifecycle.retention import Retention
 from pacs_core.lifecycle.rules import RetentionRule, Selection, instances_named, plan_retention
-from pacs_core.model import UID, Hold, RemovedState
+from pacs_core.model import UID, Hold, Removed, RemovedState
 from tests.support.crashing import Crash, Fused, Hooked, every_crash
 from tests.support.synthetic import Study
 from tests.support.tiered import TieredHome, as_planned, change, end_study_locks
 
-LATER = datetime(2999, 1, 1, tzinfo=UTC)
+LATER, PAST = datetime(2999, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
 def retention(home: TieredHome) -> Retention:
     return wiring.retention(home.settings, home.locations, home.removals)
+
+
+def removed(home: TieredHome, retention: Retention, study: UID, *, tier: str = "hot", until: datetime = LATER) -> Sequence[Removed]:
+    """All that is in quarantine of a study once it has been removed from a tier."""
+    retention.remove([home.step(study, tier, "")], change("removed"), until, named=as_planned, require_copy=False)
+    return home.removals.all(RemovedState.QUARANTINED, study=study)
 
 
 def undo(home: TieredHome, retention: Retention, study: UID) -> int:
@@ -131,19 +137,10 @@ def test_where_a_copy_is_required_only_what_has_a_good_one_goes(home: TieredHome
     assert [each.SOPInstanceUID for each in home.objects(study)] == [damaged.SOPInstanceUID]
 
 
-def test_what_is_sent_again_after_its_removal_is_held_again(home: TieredHome, retention: Retention, tmp_path: Path) -> None:
-    sent = Study("MR", instances=2)
-    (study,) = home.take_in(sent)
-    retention.remove(
-        [home.step(study, "hot", "")], change("removed"), datetime(2020, 1, 1, tzinfo=UTC), named=as_planned, require_copy=False
-    )
-    again = tmp_path / "again"
-    again.mkdir()
-    for path in (home.home / "media" / study / "0").iterdir():
-        (again / f"again-{path.name}").write_bytes(path.read_bytes())
-    with wiring.importer(home.settings) as importer:
-        list(importer.run([again]))
-    home.commit()
+def test_what_is_sent_again_after_its_removal_is_held_again(home: TieredHome, retention: Retention) -> None:
+    (study,) = home.take_in(instances=2)
+    removed(home, retention, study, until=PAST)
+    home.send_again(study)
     assert len(home.objects(study)) == len(home.lake_rows(study)) == 2
     assert patients(home, study) == 1
     retention.destroy(home.removals.all(RemovedState.QUARANTINED, study=study), change("destroyed"))
@@ -172,15 +169,56 @@ def test_what_arrived_again_is_in_sight_also_while_the_index_is_behind(home: Tie
     assert home.is_intact(held)
 
 
+def test_of_two_removals_of_a_study_the_last_one_is_undone(home: TieredHome, retention: Retention) -> None:
+    (study,) = home.take_in(instances=2)
+    first = removed(home, retention, study)
+    home.send_again(study)
+    held = sorted(home.objects(study), key=lambda each: each.path)
+    removed(home, retention, study)
+    with closing(wiring.index_writer(home.settings)) as writer:
+        result = retention.undo(home.removals.all(RemovedState.QUARANTINED, study=study), change("restored"), writer)
+    assert (result.instances, len(result.failures)) == (2, 2)
+    assert sorted(home.objects(study), key=lambda each: each.path) == held
+    assert all(home.is_intact(each) for each in held)
+    assert home.removals.all(RemovedState.QUARANTINED, study=study) == first
+
+
+def test_bytes_that_another_removal_needs_outlive_the_first(home: TieredHome, retention: Retention) -> None:
+    """The very object has come back to its name in between, as what arrives again just when it is removed."""
+    (study,) = home.take_in(instances=1)
+    (held,) = home.objects(study)
+    due = removed(home, retention, study, until=PAST)
+    landing = wiring.landing(home.settings)
+    landing.revive(held.path, held.sha256)
+    with closing(wiring.index_writer(home.settings)) as writer:
+        writer.commit([record_of(landing.local_path(held.path), tier="hot", path=held.path)])
+    removed(home, retention, study)
+    assert home.removals.removed_as_well(due) == {held.sha256}
+    assert retention.destroy(due, change("destroyed")).instances == 1
+    assert home.removals.removed_as_well(home.removals.all(RemovedState.QUARANTINED, study=study)) == set()
+    assert undo(home, retention, study) == 1
+    assert home.is_intact(held)
+
+
+def test_what_is_in_quarantine_on_a_tier_is_not_written_over_by_what_moves_there(home: TieredHome, retention: Retention) -> None:
+    (study,) = home.take_in(instances=2)
+    mover = wiring.mover(home.settings, home.locations)
+    mover.move([home.step(study, "hot", "warm")], change())
+    quarantined = removed(home, retention, study, tier="warm")
+    home.send_again(study)
+    result = mover.move([home.step(study, "hot", "warm")], change())
+    assert (result.instances, [failure.retryable for failure in result.failures]) == (0, [True, True])
+    assert home.tiers_of(study) == {"hot"}
+    assert all(home.is_intact(each.object) for each in quarantined)
+
+
 @pytest.mark.parametrize("tier", ["hot", "warm"])
 def test_nothing_is_destroyed_without_the_lock_of_its_study(home: TieredHome, tier: str) -> None:
     (study,) = home.take_in(instances=2)
     if tier != "hot":
         wiring.mover(home.settings, home.locations).move([home.step(study, "hot", tier)], change())
-    wiring.retention(home.settings, home.locations, home.removals).remove(
-        [home.step(study, tier, "")], change("removed"), datetime(2020, 1, 1, tzinfo=UTC), named=as_planned, require_copy=False
-    )
-    due = home.removals.all(RemovedState.QUARANTINED, study=study)
+    retention = wiring.retention(home.settings, home.locations, home.removals)
+    due = removed(home, retention, study, tier=tier, until=PAST)
     destroyed: list[str] = []
 
     def lose_lock(method: Callable[[str], None], what: str) -> None:
@@ -199,7 +237,6 @@ def test_nothing_is_destroyed_without_the_lock_of_its_study(home: TieredHome, ti
     with pytest.raises(IndexUnavailable):
         doomed.destroy(due, change("destroyed"))
     assert len(destroyed) == 1
-    retention = wiring.retention(home.settings, home.locations, home.removals)
     assert retention.destroy(due, change("destroyed")).instances == 2
     assert not home.paths(tier, study)
 
@@ -207,15 +244,12 @@ def test_nothing_is_destroyed_without_the_lock_of_its_study(home: TieredHome, ti
 def test_what_is_being_destroyed_cannot_be_brought_back_nor_the_other_way_round(home: TieredHome, retention: Retention) -> None:
     """Not even by a run that believes to have the lock of the study."""
     (study,) = home.take_in(instances=1)
-    past = datetime(2020, 1, 1, tzinfo=UTC)
-    retention.remove([home.step(study, "hot", "")], change("removed"), past, named=as_planned, require_copy=False)
-    due = home.removals.all(RemovedState.QUARANTINED, study=study)
+    due = removed(home, retention, study, until=PAST)
     assert retention.destroy(due, change("destroyed")).instances == 1
     with closing(wiring.index_writer(home.settings)) as writer:
         assert retention.undo(due, change("restored"), writer) == Moved()
     (study,) = home.take_in(instances=1)
-    retention.remove([home.step(study, "hot", "")], change("removed"), past, named=as_planned, require_copy=False)
-    due = home.removals.all(RemovedState.QUARANTINED, study=study)
+    due = removed(home, retention, study, until=PAST)
     assert undo(home, retention, study) == 1
     assert retention.destroy(due, change("destroyed")) == Moved()
     assert all(home.is_intact(each) for each in home.objects(study))
@@ -223,9 +257,7 @@ def test_what_is_being_destroyed_cannot_be_brought_back_nor_the_other_way_round(
 
 def test_a_hold_that_is_placed_after_the_list_was_made_stops_the_destruction(home: TieredHome, retention: Retention) -> None:
     (study,) = home.take_in(instances=1)
-    past = datetime(2020, 1, 1, tzinfo=UTC)
-    retention.remove([home.step(study, "hot", "")], change("removed"), past, named=as_planned, require_copy=False)
-    due = home.removals.all(RemovedState.QUARANTINED, study=study)
+    due = removed(home, retention, study, until=PAST)
     Holds(home.database).place(Hold(study, "a lawsuit", "me"))
     assert retention.destroy(due, change("destroyed")) == Moved()
     assert undo(home, retention, study) == 1

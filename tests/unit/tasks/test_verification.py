@@ -30,7 +30,7 @@ def is_planned(study: UID, *, percent: float = 100) -> bool:
 
 
 def verified(study: UID, *, repair: bool = False) -> Verified:
-    return verify_shard.fn(1, study_shard(study), 100.0, repair=repair)
+    return verify_shard.fn(1, study_shard(study), 100.0, "run-1", repair=repair)
 
 
 def removed(home: TieredHome, form: Form | None = None, *, tier: str = "hot", until: datetime = LATER) -> UID:
