@@ -14,7 +14,7 @@ from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 
-from bench.durability.cluster import FLOWS, Cluster, FlowRun, running_cluster
+from bench.durability.cluster import ENDS_WITHIN, FLOWS, Cluster, FlowRun, await_moment, running_cluster
 from bench.durability.places import Place, Places
 from bench.durability.site import workplace
 from bench.durability.tiers import running_s3, tier_on
@@ -31,10 +31,7 @@ from tests.support.waiting import eventually
 _STUDIES, _INSTANCES = 6, 3  # that come in before each archiving; every second study is there to be removed
 _STAYING, _PASSING = "MR", "XA"  # modalities
 _UNDO_DAYS = 0.0002  # 17 s: what a cleanup removes, the next one but one destroys
-_SHARE_AT_WORK = 0.6  # of the kills: these strike while objects are on their way
-_SOON = 0.4  # seconds
 _LONGEST_OUTAGE = 3.0  # seconds without the S3
-_ENDS_WITHIN = 240.0  # seconds; a run waits a minute before it tries for the last time
 _FIRST_GUESS = 6.0  # seconds that a flow takes
 
 
@@ -141,7 +138,9 @@ class _Bench:
         flow, parameters = self._work.begin(number)
         victim = self._rng.choice(list(Victim))
         first = self._cluster.run(flow, **parameters)
-        after, at_work = self._kill_at_random(first, flow, victim)
+        after = await_moment(first, self._places.on_their_way, self._rng, usual=self._seconds[flow])
+        at_work = self._places.on_their_way()
+        self._kill(first, victim)
         outcome = self._outcome(first) if victim in (Victim.WORKER, Victim.S3) else "killed"
         where = f"round {number}, {flow}, {victim} killed"
         self._compare(f"{where}, first run {outcome}")
@@ -151,18 +150,6 @@ class _Bench:
         self._count(victim, outcome, at_work=at_work)
         found = len(self._verdict.problems) - before
         self._table.row(number, flow, victim, after, "yes" if at_work else "", outcome, time.monotonic() - started, found)
-
-    def _kill_at_random(self, run: FlowRun, flow: str, victim: Victim) -> tuple[float, bool]:
-        """The seconds after which it struck, and whether anything was on its way then."""
-        started = time.monotonic()
-        if self._rng.random() < _SHARE_AT_WORK:
-            eventually(lambda: run.is_over or self._places.on_their_way(), within=_ENDS_WITHIN, what="work")
-            time.sleep(self._rng.uniform(0, _SOON))  # not a wait for anything, but the random moment itself
-        else:
-            time.sleep(self._rng.uniform(0, self._seconds[flow]))
-        after, at_work = time.monotonic() - started, self._places.on_their_way()
-        self._kill(run, victim)
-        return after, at_work
 
     def _kill(self, run: FlowRun, victim: Victim) -> None:
         """What is not the flow is started again: workers at once, the S3 after a while."""
@@ -178,8 +165,8 @@ class _Bench:
             self._s3.start()
 
     def _outcome(self, run: FlowRun) -> str:
-        if not run.ends(within=_ENDS_WITHIN):
-            self._verdict.problems.append(f"a run did not end within {_ENDS_WITHIN:g} s: {run.told()}")
+        if not run.ends():
+            self._verdict.problems.append(f"a run did not end within {ENDS_WITHIN:g} s: {run.told()}")
             return "hangs"
         return "completed" if run.is_completed else "failed"
 
@@ -190,7 +177,7 @@ class _Bench:
         outcome = self._outcome(run)
         self._verdict.require(outcome == "completed", f"{where}: the second run {outcome}: {run.told()}")
         self._seconds[flow] = time.monotonic() - started
-        eventually(lambda: not self._places.are_worked_on(), within=_ENDS_WITHIN, what="the end of all work")
+        eventually(lambda: not self._places.are_worked_on(), within=ENDS_WITHIN, what="the end of all work")
 
     def _compare(self, where: str) -> None:
         """Every instance has a good copy, and the index names no place that is wrong."""

@@ -6,9 +6,11 @@ A flow's process is forked from one that has imported everything, which would ot
 import faulthandler
 import multiprocessing
 import os
+import random
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing.process import BaseProcess
@@ -23,6 +25,10 @@ from tests.support.waiting import eventually
 
 FLOWS = ("archive", "migrate", "cleanup")
 
+ENDS_WITHIN = 240.0  # seconds; a run waits a minute before it tries for the last time
+
+_SHARE_AT_WORK = 0.6  # of the moments
+_SOON = 0.4  # seconds
 _READY_WITHIN = 120.0  # seconds; Prefect's database has migrations to run
 _LOG_END = 3000
 
@@ -49,9 +55,9 @@ class FlowRun:
         self._process.kill()
         self._process.join()
 
-    def ends(self, *, within: float) -> bool:
-        """Wait for its end; one that is still at work then tells in its log where it is, and is ended."""
-        self._process.join(within)
+    def ends(self) -> bool:
+        """Wait for its end, as long as it may take; one that is still at work then tells in its log where it is, and is ended."""
+        self._process.join(ENDS_WITHIN)
         if self.is_over:
             return True
         assert self._process.pid is not None
@@ -62,6 +68,17 @@ class FlowRun:
     def told(self) -> str:
         """The end of its log."""
         return self._log.read_text(errors="replace")[-_LOG_END:]
+
+
+def await_moment(run: FlowRun, is_at_work: Callable[[], bool], rng: random.Random, *, usual: float) -> float:
+    """Return at a random moment of a run that usually takes so many seconds, more often than not just after its work began; the seconds."""
+    started = time.monotonic()
+    if rng.random() < _SHARE_AT_WORK:
+        eventually(lambda: run.is_over or is_at_work(), within=ENDS_WITHIN, what="work")
+        time.sleep(rng.uniform(0, _SOON))  # not a wait for anything, but the random moment itself
+    else:
+        time.sleep(rng.uniform(0, usual))
+    return time.monotonic() - started
 
 
 class Cluster:
