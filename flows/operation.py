@@ -5,8 +5,9 @@ Shards are handed out a few at a time, so that a run that is paused or cancelled
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from pacs_core.settings import load_settings
 from tasks.operation import SHARD_BYTES, SHARD_INSTANCES, keep_plan, run_totals
 
 _LOOK_AGAIN = 2.0  # seconds, while a run is paused
+_PAUSES = (0.0, 2.0, 10.0, 30.0)  # seconds, before studies that others are at work on are tried again
 
 # Hands a shard, by its number and its steps, to the task runner.
 Submit = Callable[[int, Sequence[Step]], PrefectFuture[Any]]
@@ -36,7 +38,8 @@ def carry_out(flow: str, plan: Plan, submit: Submit, record: RunRecord, *, dry_r
     )
     if dry_run:
         return _planned(flow, plan, record)
-    result, broken = _follow(flow, plan, submit)
+    progress = Progress(f"{flow}-progress", len(plan.shards(instances=SHARD_INSTANCES, bytes=SHARD_BYTES)))
+    result, broken = follow(plan, submit, progress.step)
     return _told(flow, result, broken, record)
 
 
@@ -60,40 +63,54 @@ def _planned(flow: str, plan: Plan, record: RunRecord) -> State[Any]:
     return Completed(message=sentence)
 
 
-def _follow(flow: str, plan: Plan, submit: Submit) -> tuple[Moved, int]:
-    """The sum of what the shards report, and how many of them broke off."""
-    shards = plan.shards(instances=SHARD_INSTANCES, bytes=SHARD_BYTES)
-    progress = Progress(f"{flow}-progress", len(shards))
-    total, broken = Moved(), 0
-    for future in _completed(enumerate(shards, start=1), submit, at_once=2 * load_settings().dask_workers):
-        if future.state.is_completed():
-            total += future.result()
-        else:
-            broken += 1
-        progress.step()
-    return total, broken
+def follow(plan: Plan, submit: Submit, stepped: Callable[[], None], *, pauses: Sequence[float] = _PAUSES) -> tuple[Moved, int]:
+    """The sum of what the shards report, and how many of them broke off.
+
+    Studies that others were at work on are tried again in the end, after each of the pauses: another shard of this run may have had them,
+    or what a killed run had begun on a worker. What is busy even then is told.
+    """
+    at_once = 2 * load_settings().dask_workers
+    numbers = count(1)
+    total, broken, steps = Moved(), 0, plan.steps
+    for pause in (0.0, *pauses):
+        time.sleep(pause)
+        busy: list[Step] = []
+        shards = Plan(steps).shards(instances=SHARD_INSTANCES, bytes=SHARD_BYTES)
+        for shard, future in _completed(shards, lambda shard: submit(next(numbers), shard), at_once=at_once):
+            if future.state.is_completed():
+                result: Moved = future.result()
+                total += replace(result, busy=())
+                busy += [step for step in shard if step.StudyInstanceUID in result.busy]
+            else:
+                broken += 1
+            stepped()
+        steps = tuple(busy)
+        if not steps:
+            break
+    return total + Moved(busy=tuple(dict.fromkeys(step.StudyInstanceUID for step in steps))), broken
 
 
-def _completed(shards: Iterator[tuple[int, Sequence[Step]]], submit: Submit, *, at_once: int) -> Iterator[PrefectFuture[Any]]:
-    """The shards' futures as they complete, with so many at work; none is begun while the run is paused."""
-    pending: list[PrefectFuture[Any]] = []
-    for number, steps in shards:
+def _completed(
+    shards: Sequence[Sequence[Step]], submit: Callable[[Sequence[Step]], PrefectFuture[Any]], *, at_once: int
+) -> Iterator[tuple[Sequence[Step], PrefectFuture[Any]]]:
+    """The shards with their futures as they complete, with so many at work; none is begun while the run is paused."""
+    pending: dict[PrefectFuture[Any], Sequence[Step]] = {}
+    for steps in shards:
         while len(pending) >= at_once:
             yield _first(pending)
         _wait_while_paused(pending)
-        pending.append(submit(number, steps))
+        pending[submit(steps)] = steps
     while pending:
         yield _first(pending)
 
 
-def _first(pending: list[PrefectFuture[Any]]) -> PrefectFuture[Any]:
-    done = next(iter(as_completed(pending)))
+def _first(pending: dict[PrefectFuture[Any], Sequence[Step]]) -> tuple[Sequence[Step], PrefectFuture[Any]]:
+    done = next(iter(as_completed(list(pending))))
     done.wait()
-    pending.remove(done)
-    return done
+    return pending.pop(done), done
 
 
-def _wait_while_paused(pending: Sequence[PrefectFuture[Any]]) -> None:
+def _wait_while_paused(pending: Iterable[PrefectFuture[Any]]) -> None:
     """Return once the run may go on. Pause, if it is to be started anew for that; what is at work is finished before."""
     run = flow_run.get_id()
     if not run:

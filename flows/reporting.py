@@ -65,9 +65,9 @@ class Progress:
         self._artifact = artifact
 
     def step(self) -> None:
-        """One step is done."""
+        """One step is done. What is done once more at the end shows no progress."""
         self._done += 1
-        percent = 100 * self._done // self._steps
+        percent = min(100, 100 * self._done // self._steps)
         if percent > self._shown:
             update_progress_artifact(self._artifact, progress=float(percent))
             self._shown = percent

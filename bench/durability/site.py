@@ -199,7 +199,7 @@ def workplace() -> Iterator[tuple[Path, Catalogs]]:
         try:
             yield folder, catalogs
         finally:
-            if any(folder.iterdir()):
+            if folder.exists() and any(folder.iterdir()):
                 kept = root.with_name(f"pacs-evidence-{time.strftime('%H%M%S')}")
                 folder.replace(kept)
                 print(f"  (kept as {kept})")

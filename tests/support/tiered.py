@@ -26,14 +26,13 @@ class TieredHome:
 
     Args:
         tiers: settings of tiers by name; hot is in the home.
+        settings: others by name.
     """
 
-    def __init__(self, home: Path, catalog_url: str, tiers: Mapping[str, Mapping[str, object]]) -> None:
+    def __init__(self, home: Path, catalog_url: str, tiers: Mapping[str, Mapping[str, object]], **settings: object) -> None:
         home.mkdir(parents=True, exist_ok=True)
-        lines = [f'catalog_url = "{catalog_url}"', "reserve_bytes = 0"]
-        for name, options in tiers.items():
-            lines += [f"[tiers.{name}]", *(f"{key} = {_toml(value)}" for key, value in options.items())]
-        (home / "pacs.toml").write_text("\n".join(lines))
+        written = {"catalog_url": catalog_url, "reserve_bytes": 0, "tiers": tiers, **settings}
+        (home / "pacs.toml").write_text("\n".join(f"{name} = {_toml(value)}" for name, value in written.items()))
         self.home = home
         wiring.prepare(self.settings)
 
@@ -64,11 +63,10 @@ class TieredHome:
     def take_in(self, *studies: Study, instances: int = 3) -> list[UID]:
         """Import the studies (new ones of MR, if there are none given) and index them; their UIDs."""
         chosen = studies or (Study("MR", instances=instances),)
-        for study in chosen:
-            folder = self.media(study.uid)
-            study.write(folder)
-            with wiring.importer(self.settings) as importer:
-                assert [done.verdict.value for done in importer.run([folder])] == ["stored"] * study.instances * study.series
+        folders = [self.media(study.uid) for study in chosen]
+        sent = [path for study, folder in zip(chosen, folders, strict=True) for path in study.write(folder)]
+        with wiring.importer(self.settings) as importer:
+            assert [done.verdict.value for done in importer.run(folders)] == ["stored"] * len(sent)
         self.commit()
         return [UID(study.uid) for study in chosen]
 
@@ -145,4 +143,8 @@ def end_study_locks(home: TieredHome) -> None:
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {_toml(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(map(_toml, value)) + "]"
     return f'"{value}"' if isinstance(value, str) else str(value).lower()
