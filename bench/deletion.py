@@ -96,7 +96,7 @@ def _protected(home: TieredHome, count: int) -> Mapping[UID, UID]:
     studies = [_study(modalities[number % len(modalities)]) for number in range(count)]
     holds = wiring.holds(home.settings)
     for study in studies[:: len(modalities)]:
-        holds.place(Hold(study.uid, "evidence", "bench"))
+        holds.place(Hold(UID(study.uid), "evidence", "bench"))
     uids = [uid for at in range(0, count, _AT_ONCE) for uid in home.take_in(*studies[at : at + _AT_ONCE])]
     return {each.SOPInstanceUID: each.StudyInstanceUID for each in home.objects(*uids)}
 

@@ -68,7 +68,7 @@ def _ours(processes: ProcessPoolExecutor, count: int, size: int) -> Callable[[in
 
 
 def _verify_shard(shard: Shard) -> int:
-    found = verify_shard.fn(0, shard, 100.0, repair=False)
+    found = verify_shard.fn(0, shard, 100.0, "bench", repair=False)
     return 0 if found.report.problems else found.report.checked
 
 

@@ -11,6 +11,7 @@ from pacs_core.index import keys
 from pacs_core.index.lake import LakeReader
 from pacs_core.index.postgres import Database
 from pacs_core.index.query import FindStatement, compile_find, parse_named
+from pacs_core.index.texts import TEXTS, texts
 from pacs_core.model import UID, Header, Query, StoredObject, StudyFacts
 
 
@@ -129,8 +130,8 @@ class LakeIndexReader:
         """The instances of some studies, or all, streamed, in no particular order."""
         if studies is None:
             return (StoredObject(*row) for row in self._lake.rows(_OBJECTS))
-        condition = " WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[]))"
-        return (StoredObject(*row) for row in self._lake.rows(_OBJECTS + condition, (list(studies),)))
+        condition = f" WHERE StudyInstanceUID IN (SELECT {TEXTS})"
+        return (StoredObject(*row) for row in self._lake.rows(_OBJECTS + condition, (texts(studies),)))
 
     def close(self) -> None:
         """Release the lake. A later call opens it again."""

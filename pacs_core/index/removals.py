@@ -15,6 +15,7 @@ from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.locations import record_event
 from pacs_core.index.postgres import Database, Row, Session
 from pacs_core.index.schema import clean
+from pacs_core.index.texts import TEXTS, texts
 from pacs_core.model import UID, Change, Hold, Removed, RemovedState, StoredObject
 from pacs_core.ports import Discharge
 
@@ -92,7 +93,7 @@ class LakeRemovals:
             with self._writer.files.transaction(lake):
                 details = json.dumps({"run_id": change.run, "policy": change.policy})
                 lake.execute("CALL lake.set_commit_message(?, ?, extra_info => ?)", [change.flow, change.action, details])
-                lake.execute("DELETE FROM lake.instance WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))", [gone])
+                lake.execute(f"DELETE FROM lake.instance WHERE SOPInstanceUID IN (SELECT {TEXTS})", [texts(gone)])  # noqa: S608 constants
                 _delete_childless(lake, studies)
 
     def all(self, state: RemovedState, *, study: str = "", due_at: datetime | None = None) -> Sequence[Removed]:
@@ -212,23 +213,22 @@ def _keys(removed: Iterable[Removed]) -> str:
 
 
 def _delete_childless(lake: duckdb.DuckDBPyConnection, studies: Sequence[UID]) -> None:
+    uids = texts(studies)
     lake.execute(
-        "DELETE FROM lake.series WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[])) AND (StudyInstanceUID, SeriesInstanceUID) NOT IN"
-        " (SELECT (StudyInstanceUID, SeriesInstanceUID) FROM lake.instance WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[])))",
-        [studies, studies],
+        f"DELETE FROM lake.series WHERE StudyInstanceUID IN (SELECT {TEXTS}) AND (StudyInstanceUID, SeriesInstanceUID) NOT IN"  # noqa: S608 constants
+        f" (SELECT (StudyInstanceUID, SeriesInstanceUID) FROM lake.instance WHERE StudyInstanceUID IN (SELECT {TEXTS}))",
+        [uids, uids],
     )
-    patients = lake.execute(
-        "SELECT DISTINCT PatientID FROM lake.study WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[]))", [studies]
-    ).fetchall()
+    patients = lake.execute(f"SELECT DISTINCT PatientID FROM lake.study WHERE StudyInstanceUID IN (SELECT {TEXTS})", [uids]).fetchall()  # noqa: S608 constants
     lake.execute(
-        "DELETE FROM lake.study WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[])) AND StudyInstanceUID NOT IN"
-        " (SELECT StudyInstanceUID FROM lake.instance WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[])))",
-        [studies, studies],
+        f"DELETE FROM lake.study WHERE StudyInstanceUID IN (SELECT {TEXTS}) AND StudyInstanceUID NOT IN"  # noqa: S608 constants
+        f" (SELECT StudyInstanceUID FROM lake.instance WHERE StudyInstanceUID IN (SELECT {TEXTS}))",
+        [uids, uids],
     )
     lake.execute(
-        "DELETE FROM lake.patient WHERE PatientID IN (SELECT unnest(?::VARCHAR[])) AND (PatientID, IssuerOfPatientID) NOT IN"
-        " (SELECT (PatientID, IssuerOfPatientID) FROM lake.study WHERE PatientID IN (SELECT unnest(?::VARCHAR[])))",
-        [[patient for (patient,) in patients]] * 2,
+        f"DELETE FROM lake.patient WHERE PatientID IN (SELECT {TEXTS}) AND (PatientID, IssuerOfPatientID) NOT IN"  # noqa: S608 constants
+        f" (SELECT (PatientID, IssuerOfPatientID) FROM lake.study WHERE PatientID IN (SELECT {TEXTS}))",
+        [texts(patient for (patient,) in patients)] * 2,
     )
 
 

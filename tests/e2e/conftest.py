@@ -23,7 +23,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
 @pytest.fixture(scope="session")
 def catalogs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalogs]:
     """One PostgreSQL for the light listeners."""
-    server = Catalogs(tmp_path_factory.mktemp("catalogs"))
+    server = Catalogs(tmp_path_factory.mktemp("catalogs"), hasty=True)
     server.start()
     yield server
     server.stop()
