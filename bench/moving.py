@@ -15,9 +15,9 @@ from pacs_core.lifecycle.plan import Plan, Step
 from pacs_core.lifecycle.rules import Selection, steps_of
 from pacs_core.model import Change
 from pacs_core.settings import load_settings
+from tasks.operation import SHARD_BYTES, SHARD_INSTANCES
 
 PROCESSES = 2
-_SHARD_INSTANCES, _SHARD_BYTES = 500, 256 << 20  # as the flows cut them
 
 Move = Callable[[str, str, str], tuple[int, float]]
 
@@ -33,7 +33,7 @@ def mover() -> Iterator[Move]:
             started = time.perf_counter()
             with closing(wiring.index_reader(load_settings())) as reader:
                 steps = steps_of("bench", target, Selection(modalities=(modality,)), reader.study_facts(source))
-            shards = Plan(tuple(steps)).shards(instances=_SHARD_INSTANCES, bytes=_SHARD_BYTES)
+            shards = Plan(tuple(steps)).shards(instances=SHARD_INSTANCES, bytes=SHARD_BYTES)
             moved = sum(processes.map(_move_shard, shards))
             if moved != sum(step.instances for step in steps):
                 raise SystemExit(f"{moved} of {sum(step.instances for step in steps)} instances were moved")

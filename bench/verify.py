@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,11 +16,8 @@ from bench.command import parse, scratch
 from bench.peers import ours, settle
 from bench.storing import store
 from bench.table import Ratio, interleave, report
-from pacs_core import wiring
 from pacs_core.index.reader import Shard
-from pacs_core.settings import load_settings
-from tasks.operation import SHARD_BYTES, SHARD_INSTANCES
-from tasks.verification import verify_shard
+from tasks.verification import plan_shards, verify_shard
 from tests.support.archive import Listener
 from tests.support.synthetic import Study
 
@@ -56,9 +52,7 @@ def _fill(archive: Listener, root: Path, modality: str, count: int) -> Sequence[
 def _ours(processes: ProcessPoolExecutor, count: int, size: int) -> Callable[[int], float]:
     def measure(_: int) -> float:
         started = time.perf_counter()
-        with closing(wiring.index_reader(load_settings())) as reader:
-            shards = reader.shards(max_instances=SHARD_INSTANCES, max_bytes=SHARD_BYTES)
-        intact = sum(processes.map(_verify_shard, shards))
+        intact = sum(processes.map(_verify_shard, plan_shards.fn()))
         seconds = time.perf_counter() - started
         if intact != count:
             raise SystemExit(f"{intact} of {count} objects are intact")

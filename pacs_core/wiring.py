@@ -129,9 +129,9 @@ def association_pool(settings: Settings) -> AssociationPool:
     )
 
 
-def locations(settings: Settings) -> LakeLocations:
-    """Where instances are. To be closed."""
-    return LakeLocations(catalog_url(settings), index_writer(settings))
+def locations(settings: Settings, writer: LakeIndexWriter | None = None) -> LakeLocations:
+    """Where instances are. To be closed, the writer with it; without one it has one of its own."""
+    return LakeLocations(catalog_url(settings), writer or index_writer(settings))
 
 
 def mover(settings: Settings, where: LakeLocations) -> Mover:
@@ -170,9 +170,9 @@ def archiver(settings: Settings, where: LakeLocations) -> Archiver:
     return Archiver(stores(settings), mover(settings, where), where, landing(settings), settings.scratch_directory)
 
 
-def removals(settings: Settings) -> LakeRemovals:
-    """Takes instances out of the index. To be closed."""
-    return LakeRemovals(catalog_url(settings), index_writer(settings))
+def removals(settings: Settings, writer: LakeIndexWriter | None = None) -> LakeRemovals:
+    """Takes instances out of the index. To be closed, the writer with it; without one it has one of its own."""
+    return LakeRemovals(catalog_url(settings), writer or index_writer(settings))
 
 
 def retention(settings: Settings, where: LakeLocations, out: LakeRemovals) -> Retention:

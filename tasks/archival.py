@@ -1,7 +1,6 @@
 """The steps of the `archive` and `restore-archived` flows."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import UTC, datetime
 
 from prefect import task
@@ -14,6 +13,7 @@ from pacs_core.lifecycle.plan import Plan, Step, capped
 from pacs_core.lifecycle.rules import Selection, plan_archival, steps_of
 from pacs_core.model import UID, Change
 from pacs_core.settings import load_settings
+from tasks.connections import connections
 from tasks.operation import catch_up, retried
 from tasks.policy import RETRIES
 
@@ -26,8 +26,8 @@ def plan_archive(rule: str, max_studies: int | None) -> Plan:
     rules = [each for each in wiring.archival_rules(settings, datetime.now(UTC)) if rule in ("", each.name)]
     if rule and not rules:
         raise ConfigurationError(f"archivals: there is no rule {rule}")
-    with closing(wiring.index_reader(settings)) as reader, closing(wiring.locations(settings)) as locations:
-        return capped(plan_archival(rules, reader.study_facts, locations.copied_instances), studies=max_studies)
+    index = connections(settings)
+    return capped(plan_archival(rules, index.reader.study_facts, index.locations.copied_instances), studies=max_studies)
 
 
 @task(task_run_name="plan for {study}", **RETRIES)
@@ -37,13 +37,13 @@ def plan_archive_study(study: str, destination: str) -> Plan:
     if destination not in (known := [*settings.archives, *settings.tiers]):
         raise ConfigurationError(f"destination: {destination} is not configured; those are {', '.join(known)}")
     catch_up(settings)
-    with closing(wiring.index_reader(settings)) as reader:
-        steps = [
-            step
-            for tier in settings.tiers
-            if tier != destination
-            for step in steps_of("manual", destination, Selection(study=study), reader.study_facts(tier, study=study))
-        ]
+    facts = connections(settings).reader.study_facts
+    steps = [
+        step
+        for tier in settings.tiers
+        if tier != destination
+        for step in steps_of("manual", destination, Selection(study=study), facts(tier, study=study))
+    ]
     return Plan(tuple(steps))
 
 
@@ -54,8 +54,7 @@ def archive_shard(number: int, steps: Sequence[Step], run: str, form: Form) -> M
     policy = steps[0].policy
     chosen = next((Form(rule.form) for rule in settings.archivals if rule.name == policy), form)
     change = Change(run=run, flow="archive", action="archived", policy=policy, at=datetime.now(UTC))
-    with closing(wiring.locations(settings)) as locations:
-        return retried(wiring.archiver(settings, locations).archive(steps, change, chosen))
+    return retried(wiring.archiver(settings, connections(settings).locations).archive(steps, change, chosen))
 
 
 @task(task_run_name="bring back {study}", **RETRIES)
@@ -63,5 +62,5 @@ def restore_study(study: str, run: str) -> Moved:
     """Bring back what is no longer held of a study, from its copies."""
     settings = load_settings()
     change = Change(run=run, flow="restore-archived", action="restored", policy="manual", at=datetime.now(UTC))
-    with closing(wiring.locations(settings)) as locations, closing(wiring.index_writer(settings)) as writer:
-        return wiring.archiver(settings, locations).bring_back(UID(study), change, writer)
+    index = connections(settings)
+    return wiring.archiver(settings, index.locations).bring_back(UID(study), change, index.writer)

@@ -1,7 +1,6 @@
 """The steps of the `migrate` flow."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 
@@ -14,6 +13,7 @@ from pacs_core.lifecycle.plan import Plan, Step, capped
 from pacs_core.lifecycle.rules import Selection, plan_migration, steps_of
 from pacs_core.model import Change
 from pacs_core.settings import load_settings
+from tasks.connections import connections
 from tasks.operation import catch_up, retried
 from tasks.policy import RETRIES
 
@@ -26,8 +26,7 @@ def plan_by_rules(rule: str, max_studies: int | None, max_gigabytes: float | Non
     rules = [each for each in wiring.migration_rules(settings, datetime.now(UTC)) if rule in ("", each.name)]
     if rule and not rules:
         raise ConfigurationError(f"migrations: there is no rule {rule}")
-    with closing(wiring.index_reader(settings)) as reader:
-        steps = plan_migration(rules, reader.study_facts, partial(wiring.fill, settings))
+    steps = plan_migration(rules, connections(settings).reader.study_facts, partial(wiring.fill, settings))
     return capped(steps, studies=max_studies, bytes=None if max_gigabytes is None else int(max_gigabytes * 1e9))
 
 
@@ -38,13 +37,13 @@ def plan_study(study: str, target: str) -> Plan:
     if target not in settings.tiers:
         raise ConfigurationError(f"target: {target} is not a configured tier; those are {', '.join(settings.tiers)}")
     catch_up(settings)
-    with closing(wiring.index_reader(settings)) as reader:
-        steps = [
-            step
-            for tier in settings.tiers
-            if tier != target
-            for step in steps_of("manual", target, Selection(study=study), reader.study_facts(tier, study=study))
-        ]
+    facts = connections(settings).reader.study_facts
+    steps = [
+        step
+        for tier in settings.tiers
+        if tier != target
+        for step in steps_of("manual", target, Selection(study=study), facts(tier, study=study))
+    ]
     return Plan(tuple(steps))
 
 
@@ -53,5 +52,4 @@ def migrate_shard(number: int, steps: Sequence[Step], run: str, *, keep_source: 
     """Move the studies of a shard."""
     settings = load_settings()
     change = Change(run=run, flow="migrate", action="migrated", policy=steps[0].policy, at=datetime.now(UTC))
-    with closing(wiring.locations(settings)) as locations:
-        return retried(wiring.mover(settings, locations).move(steps, change, keep=keep_source))
+    return retried(wiring.mover(settings, connections(settings).locations).move(steps, change, keep=keep_source))

@@ -1,7 +1,6 @@
 """What the steps of every operation on studies share."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import UTC, datetime
 
 from prefect import task
@@ -14,6 +13,7 @@ from pacs_core.lifecycle.plan import Plan
 from pacs_core.model import Change
 from pacs_core.ports import StudyTotals
 from pacs_core.settings import Settings, load_settings
+from tasks.connections import connections
 from tasks.policy import RETRIES
 
 SHARD_INSTANCES = 500
@@ -26,8 +26,7 @@ def settle_left(run: str, flow: str) -> None:
     """What killed runs have left on its way is settled, of all studies that nobody works on."""
     settings = load_settings()
     change = Change(run=run, flow=flow, action="settled", policy="left", at=datetime.now(UTC))
-    with closing(wiring.locations(settings)) as locations:
-        wiring.mover(settings, locations).settle_left(change)
+    wiring.mover(settings, connections(settings).locations).settle_left(change)
 
 
 def keep_plan(run: str, flow: str, plan: Plan) -> None:
@@ -42,8 +41,7 @@ def kept_plan(run: str, flow: str) -> Plan:
 
 def run_totals(run: str) -> Sequence[StudyTotals]:
     """What a run has done so far, attempts that broke off included."""
-    with closing(wiring.locations(load_settings())) as locations:
-        return locations.totals(run)
+    return connections(load_settings()).locations.totals(run)
 
 
 def retried(result: Moved) -> Moved:

@@ -1,7 +1,6 @@
 """The step of the `recall` flow."""
 
 from collections.abc import Sequence
-from contextlib import closing
 
 from prefect import task
 
@@ -10,6 +9,7 @@ from pacs_core.lifecycle import recalling
 from pacs_core.lifecycle.recalling import RecalledStudy
 from pacs_core.model import UID, Level, Query, StoredObject
 from pacs_core.settings import load_settings
+from tasks.connections import connections
 from tasks.policy import RETRIES
 
 
@@ -17,13 +17,12 @@ from tasks.policy import RETRIES
 def recall_wanted(*, dry_run: bool) -> Sequence[RecalledStudy]:
     """One round over the studies that are wanted."""
     settings = load_settings()
-    with closing(wiring.index_reader(settings)) as reader:
 
-        def locate(study: UID) -> Sequence[StoredObject]:
-            return reader.locate(Query(Level.STUDY, {Level.STUDY.key: study}))
+    def locate(study: UID) -> Sequence[StoredObject]:
+        return connections(settings).reader.locate(Query(Level.STUDY, {Level.STUDY.key: study}))
 
-        stores, recalls, copies = wiring.stores(settings), wiring.recalls(settings), wiring.copies(settings)
-        return recalling.recall(recalls, locate, copies, stores, dry_run=dry_run)
+    stores, recalls, copies = wiring.stores(settings), wiring.recalls(settings), wiring.copies(settings)
+    return recalling.recall(recalls, locate, copies, stores, dry_run=dry_run)
 
 
 def want(study: UID) -> None:

@@ -1,7 +1,6 @@
 """The steps of the `cleanup` and `undo-cleanup` flows."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -9,13 +8,13 @@ from prefect import task
 
 from pacs_core import wiring
 from pacs_core.errors import ConfigurationError
-from pacs_core.index.removals import LakeRemovals
 from pacs_core.lifecycle.moving import Moved
 from pacs_core.lifecycle.plan import Plan, Step, capped
 from pacs_core.lifecycle.retention import Retention
 from pacs_core.lifecycle.rules import instances_named, plan_retention
 from pacs_core.model import Change, Removed, RemovedState
 from pacs_core.settings import Settings, load_settings
+from tasks.connections import connections
 from tasks.operation import catch_up, retried
 from tasks.policy import RETRIES
 
@@ -30,8 +29,7 @@ def plan_cleanup(rule: str, max_studies: int | None) -> Plan:
     rules = [each for each in wiring.retention_rules(settings, datetime.now(UTC)) if rule in ("", each.name)]
     if rule and not rules:
         raise ConfigurationError(f"retentions: there is no rule {rule}")
-    with closing(wiring.index_reader(settings)) as reader:
-        return capped(plan_retention(rules, reader.study_facts), studies=max_studies)
+    return capped(plan_retention(rules, connections(settings).reader.study_facts), studies=max_studies)
 
 
 @task(task_run_name="shard {number}", **RETRIES)
@@ -45,31 +43,30 @@ def remove_shard(number: int, steps: Sequence[Step], run: str) -> Moved:  # noqa
     now = datetime.now(UTC)
     change = Change(run=run, flow="cleanup", action="removed", policy=policy, at=now)
     rules = wiring.retention_rules(settings, now)
-    with _retention(settings) as (retention, _), closing(wiring.index_reader(settings)) as reader:
+    facts = connections(settings).reader.study_facts
 
-        def named(step: Step) -> int:
-            return instances_named(step, rules, partial(reader.study_facts, study=step.StudyInstanceUID))
+    def named(step: Step) -> int:
+        return instances_named(step, rules, partial(facts, study=step.StudyInstanceUID))
 
-        destroy_after = now + timedelta(days=rule.undo_days)
-        result = retention.remove(steps, change, destroy_after, named=named, require_copy=rule.require_copy)
-    return retried(result)
+    destroy_after = now + timedelta(days=rule.undo_days)
+    return retried(_retention(settings).remove(steps, change, destroy_after, named=named, require_copy=rule.require_copy))
 
 
 @task(task_run_name="finish what was begun", **RETRIES)
 def finish_removals(run: str) -> None:
     """What killed runs have taken out of the index goes into quarantine."""
     change = Change(run=run, flow="cleanup", action="removed", policy="finished", at=datetime.now(UTC))
-    with _retention(load_settings()) as (retention, _):
-        retention.finish(change)
+    _retention(load_settings()).finish(change)
 
 
 @task(task_run_name="destroy what is due", **RETRIES)
 def destroy_due(run: str) -> Moved:
     """Destroy what has been in quarantine for its time."""
     change = Change(run=run, flow="cleanup", action="destroyed", policy="due", at=datetime.now(UTC))
-    with _retention(load_settings()) as (retention, removals):
-        due = removals.all(RemovedState.QUARANTINED, due_at=datetime.now(UTC))
-        return sum((retention.destroy(each, change) for each in _parts(due)), Moved())
+    settings = load_settings()
+    retention = _retention(settings)
+    due = connections(settings).removals.all(RemovedState.QUARANTINED, due_at=datetime.now(UTC))
+    return sum((retention.destroy(each, change) for each in _parts(due)), Moved())
 
 
 @task(task_run_name="bring back {study}", **RETRIES)
@@ -77,17 +74,14 @@ def undo_study(study: str, run: str) -> Moved:
     """Bring back what is in quarantine of a study."""
     settings = load_settings()
     change = Change(run=run, flow="undo-cleanup", action="restored", policy="manual", at=datetime.now(UTC))
-    with _retention(settings) as (retention, removals), closing(wiring.index_writer(settings)) as writer:
-        removed = removals.all(RemovedState.QUARANTINED, study=study)
-        return sum((retention.undo(each, change, writer) for each in _parts(removed)), Moved())
+    retention, index = _retention(settings), connections(settings)
+    removed = index.removals.all(RemovedState.QUARANTINED, study=study)
+    return sum((retention.undo(each, change, index.writer) for each in _parts(removed)), Moved())
 
 
-@contextmanager
-def _retention(settings: Settings) -> Iterator[tuple[Retention, LakeRemovals]]:
-    with ExitStack() as stack:
-        locations = stack.enter_context(closing(wiring.locations(settings)))
-        removals = stack.enter_context(closing(wiring.removals(settings)))
-        yield wiring.retention(settings, locations, removals), removals
+def _retention(settings: Settings) -> Retention:
+    index = connections(settings)
+    return wiring.retention(settings, index.locations, index.removals)
 
 
 def _parts(removed: Sequence[Removed]) -> Iterator[Sequence[Removed]]:

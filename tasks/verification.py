@@ -16,17 +16,22 @@ from pacs_core.archive.indexing import wait_until_committed
 from pacs_core.archive.verification import KnownPaths, ShardReport
 from pacs_core.index.locations import LakeLocations
 from pacs_core.index.reader import Shard
+from pacs_core.index.removals import LakeRemovals
 from pacs_core.lifecycle.keeping import verify_package, verify_quarantined
 from pacs_core.lifecycle.moving import Failure
 from pacs_core.model import UID, Change, Copy, CopyState, Removed, RemovedState, StoredObject
 from pacs_core.ports import ObjectStore
 from pacs_core.settings import Settings, load_settings
-from tasks.operation import SHARD_BYTES, SHARD_INSTANCES, catch_up
+from tasks.connections import Connections, connections
+from tasks.operation import catch_up
 from tasks.policy import RETRIES
 
 # From placing an object to journalling it are milliseconds; where the machine is suspended in between, minutes.
 _ARRIVING = 300.0
 _JOURNAL_PATIENCE = 60.0
+# Larger than where objects are moved: a local disk is read in a second or two, and what a shard costs beside is the same for any size.
+_SHARD_INSTANCES = 2000
+_SHARD_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +65,7 @@ class _Sample:
 @task(task_run_name="plan", **RETRIES)
 def plan_shards(percent: float = 100) -> Sequence[Shard]:
     """One query: everything that is held, or the share that was longest not verified, cut between studies."""
-    with closing(wiring.index_reader(load_settings())) as reader:
-        return reader.shards(max_instances=SHARD_INSTANCES, max_bytes=SHARD_BYTES, percent=percent)
+    return connections(load_settings()).reader.shards(max_instances=_SHARD_INSTANCES, max_bytes=_SHARD_BYTES, percent=percent)
 
 
 @task(task_run_name="shard {number}", **RETRIES)
@@ -72,17 +76,16 @@ def verify_shard(number: int, shard: Shard, sample_percent: float, run: str, *, 
     """
     settings = load_settings()
     sample = _Sample(wiring.stores(settings), sample_percent)
-    with closing(wiring.locations(settings)) as locations:
-        report = _verify_objects(settings, locations, shard.studies, sample)
-        report += _verify_copies(locations, shard.studies, sample)
-        report += _verify_packages(settings, locations, shard.studies, sample)
-        report += _verify_quarantined(settings, shard.studies, sample)
-        report += _compare_catalogs(settings, locations, shard.studies)
-        if not repair or not report.problems:
-            return Verified(report.without_intact())
-        change = Change(run=run, flow="verify", action="repaired", policy="", at=datetime.now(UTC))
-        with closing(wiring.index_writer(settings)) as writer:
-            result, repaired = wiring.repairer(settings, locations).repair(report.problems, change, writer)
+    index = connections(settings)
+    report = _verify_objects(index, shard.studies, sample)
+    report += _verify_copies(index.locations, shard.studies, sample)
+    report += _verify_packages(settings, index.locations, shard.studies, sample)
+    report += _verify_quarantined(settings, index.removals, shard.studies, sample)
+    report += _compare_catalogs(settings, index, shard.studies)
+    if not repair or not report.problems:
+        return Verified(report.without_intact())
+    change = Change(run=run, flow="verify", action="repaired", policy="", at=datetime.now(UTC))
+    result, repaired = wiring.repairer(settings, index.locations).repair(report.problems, change, index.writer)
     return Verified(report.without_intact(), repaired=tuple(repaired), unrepaired=result.failures)
 
 
@@ -93,12 +96,12 @@ def find_orphans(tier: str) -> Verified:
     arrived_before = time.time() - _ARRIVING
     with closing(wiring.journal(settings)) as journal:
         wait_until_committed(journal, _JOURNAL_PATIENCE)
-    with closing(wiring.locations(settings)) as locations:
+    locations = connections(settings).locations
+    known = KnownPaths(locations.names(tier))
+    store = wiring.stores(settings)[tier]
+    report = verification.find_orphans(store, tier, known, arrived_before=arrived_before)
+    if report.problems:  # what has come there while the tier was listed is known by now
         known = KnownPaths(locations.names(tier))
-        store = wiring.stores(settings)[tier]
-        report = verification.find_orphans(store, tier, known, arrived_before=arrived_before)
-        if report.problems:  # what has come there while the tier was listed is known by now
-            known = KnownPaths(locations.names(tier))
     return Verified(replace(report, problems=tuple(each for each in report.problems if each.path not in known and store.exists(each.path))))
 
 
@@ -112,18 +115,19 @@ def tiers() -> Sequence[str]:
     return list(load_settings().tiers)
 
 
-def _verify_objects(settings: Settings, locations: LakeLocations, studies: Sequence[UID], sample: _Sample) -> ShardReport:
+def _verify_objects(index: Connections, studies: Sequence[UID], sample: _Sample) -> ShardReport:
     """What holds the instances. An object that was moved while it was looked for is looked for again."""
-    held = locations.objects(studies)
+    held = index.locations.objects(studies)
     report = sample.verify(held)
-    now = {each.SOPInstanceUID: each for each in locations.objects(studies)} if report.problems else {}
+    now = {each.SOPInstanceUID: each for each in index.locations.objects(studies)} if report.problems else {}
     moved = [each for each in held if now and now.get(each.SOPInstanceUID) != each]
     if moved:
         elsewhere = {each.SOPInstanceUID for each in moved}
         report = replace(report, problems=tuple(each for each in report.problems if each.SOPInstanceUID not in elsewhere))
         report += sample.verify([now[uid] for uid in elsewhere & now.keys()])
     intact = frozenset(report.intact)
-    _remember(settings, [each for each in held if each.SOPInstanceUID in intact])
+    if intact:
+        index.writer.mark_verified([each for each in held if each.SOPInstanceUID in intact], datetime.now(UTC))
     return report
 
 
@@ -157,30 +161,25 @@ def _verify_packages(settings: Settings, locations: LakeLocations, studies: Sequ
     return report
 
 
-def _verify_quarantined(settings: Settings, studies: Sequence[UID], sample: _Sample) -> ShardReport:
-    with closing(wiring.removals(settings)) as removals:
+def _verify_quarantined(settings: Settings, removals: LakeRemovals, studies: Sequence[UID], sample: _Sample) -> ShardReport:
+    def kept() -> Sequence[Removed]:
+        return [each for study in studies for each in removals.all(RemovedState.QUARANTINED, study=study)]
 
-        def kept() -> Sequence[Removed]:
-            return [each for study in studies for each in removals.all(RemovedState.QUARANTINED, study=study)]
-
-        report = verify_quarantined(sample.stores, wiring.landing(settings), [each for each in kept() if sample.takes_next()])
-        if report.problems:  # what was destroyed or brought back meanwhile is no damage
-            still = {(each.tier, each.path) for each in kept()}
-            report = replace(report, problems=tuple(each for each in report.problems if (each.tier, each.path) in still))
+    report = verify_quarantined(sample.stores, wiring.landing(settings), [each for each in kept() if sample.takes_next()])
+    if report.problems:  # what was destroyed or brought back meanwhile is no damage
+        still = {(each.tier, each.path) for each in kept()}
+        report = replace(report, problems=tuple(each for each in report.problems if (each.tier, each.path) in still))
     return report
 
 
-def _compare_catalogs(settings: Settings, locations: LakeLocations, studies: Sequence[UID]) -> ShardReport:
+def _compare_catalogs(settings: Settings, index: Connections, studies: Sequence[UID]) -> ShardReport:
     """Keys and lake are written one after the other: what differs is looked at again once everything is committed."""
-    with closing(wiring.index_reader(settings)) as reader:
-        report = verification.compare_catalogs(locations.objects(studies), reader.stored_objects(studies))
-        if report.problems:
-            catch_up(settings)
-            report = verification.compare_catalogs(locations.objects(studies), reader.stored_objects(studies))
+
+    def compare() -> ShardReport:
+        return verification.compare_catalogs(index.locations.objects(studies), index.reader.stored_objects(studies))
+
+    report = compare()
+    if report.problems:
+        catch_up(settings)
+        report = compare()
     return report
-
-
-def _remember(settings: Settings, intact: Sequence[StoredObject]) -> None:
-    if intact:
-        with closing(wiring.index_writer(settings)) as writer:
-            writer.mark_verified(intact, datetime.now(UTC))

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,6 +14,14 @@ def no_archive_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("PACS_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def no_connections_left() -> Iterator[None]:
+    """What tasks have kept open in this process is closed while its PostgreSQL is still there."""
+    yield
+    if kept := sys.modules.get("tasks.connections"):
+        kept.close_connections()
 
 
 @pytest.fixture(autouse=True)
