@@ -28,7 +28,7 @@ class Ratio:
     def verdict(self, medians: Medians, unit: str) -> str:  # noqa: ARG002  # the unit cancels out
         """See Target."""
         reached = medians[self.row] / medians[self.peer]
-        return f"{self.row} ≥ {self.least:.1f} × {self.peer}: {reached:.2f} × {_met(reached >= self.least)}"
+        return f"{self.row} ≥ {self.least:.2g} × {self.peer}: {reached:.2f} × {_met(reached >= self.least)}"
 
 
 @dataclass(frozen=True, slots=True)
