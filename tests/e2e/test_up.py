@@ -111,7 +111,7 @@ def test_a_port_that_is_taken_is_named(up: Archive, tmp_path: Path) -> None:
 def test_scheduled_runs_appear(up: Archive) -> None:
     """Broken pins of Prefect's dependencies show in nothing else."""
     request = urllib.request.Request(  # our own server
-        f"http://127.0.0.1:{up.prefect_port}/api/flow_runs/count",
+        f"{up.prefect_api_url}/flow_runs/count",
         data=json.dumps({"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}).encode(),
         headers={"Content-Type": "application/json"},
     )
@@ -146,29 +146,29 @@ def test_it_answers_dicom_after_all_that(up: Archive) -> None:
 
 
 def test_sigterm_leaves_no_process_and_a_paused_flow_stays_paused(up: Archive) -> None:
-    with FlowApi(f"http://127.0.0.1:{up.prefect_port}/api") as api:
+    with FlowApi(up.prefect_api_url) as api:
         assert api.pause("verify").paused
     assert up.stop() == 0
     assert processes_of(up) == []
     assert up.process.output().splitlines()[-1] == "pacs: stopped"
     assert "did not stop" not in up.process.output()
     up.start()
-    with FlowApi(f"http://127.0.0.1:{up.prefect_port}/api") as api:
+    with FlowApi(up.prefect_api_url) as api:
         assert api.deployment("verify").paused
         assert not api.resume("verify").paused
 
 
 def test_schedules_are_the_users_after_the_first_start(up: Archive) -> None:
-    with FlowApi(f"http://127.0.0.1:{up.prefect_port}/api") as api:
+    with FlowApi(up.prefect_api_url) as api:
         first = api.deployment("verify").schedules
         assert first == ("30 2 * * * UTC",)
         api.reschedule("verify", by_interval("6h"))
     up.restart()
-    with FlowApi(f"http://127.0.0.1:{up.prefect_port}/api") as api:
+    with FlowApi(up.prefect_api_url) as api:
         assert api.deployment("verify").schedules == ("every 21600 s",)
         api.reschedule("verify", None)
     up.restart()
-    with FlowApi(f"http://127.0.0.1:{up.prefect_port}/api") as api:
+    with FlowApi(up.prefect_api_url) as api:
         assert api.deployment("verify").schedules == ()
         assert api.reschedule("verify", by_cron("30 2 * * *", "UTC")).schedules == first
 
