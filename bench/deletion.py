@@ -95,10 +95,10 @@ def _protected(home: TieredHome, count: int) -> Mapping[UID, UID]:
     """The instances of so many new studies that must stay, with the study of each."""
     modalities = (_HELD, _ALONE, _YOUNG)
     studies = [_study(modalities[number % len(modalities)]) for number in range(count)]
-    holds = wiring.holds(home.settings)
-    for study in studies[:: len(modalities)]:
-        holds.place(Hold(study.uid, "evidence", "bench"))
     uids = [uid for at in range(0, count, _AT_ONCE) for uid in home.take_in(*studies[at : at + _AT_ONCE])]
+    holds = wiring.holds(home.settings)
+    for uid in uids[:: len(modalities)]:
+        holds.place(Hold(uid, "evidence", "bench"))
     return {each.SOPInstanceUID: each.StudyInstanceUID for each in home.objects(*uids)}
 
 

@@ -64,6 +64,7 @@ def test_hostile_connections_are_closed_and_harm_nobody(tmp_path: Path, catalogs
     _assert_durable(hostile.run(tmp_path, catalogs, silent=10, slow=4, timeout=2, seed=_SEED))
 
 
+@pytest.mark.timeout(300)
 class TestFlows:
     """On the Prefect server of the archive that is there: one of their own takes longer to start than they take."""
 
