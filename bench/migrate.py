@@ -8,22 +8,14 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
-from datetime import UTC, datetime
-from multiprocessing import get_context
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.command import parse, scratch
+from bench.moving import PROCESSES, Move, mover
 from bench.peers import ours, settle
 from bench.storing import store
 from bench.table import Ratio, interleave, report
-from pacs_core import wiring
-from pacs_core.lifecycle.plan import Plan, Step
-from pacs_core.lifecycle.rules import Selection, steps_of
-from pacs_core.model import Change
-from pacs_core.settings import load_settings
 from tests.support.archive import Listener
 from tests.support.clouds import DurableS3Server
 from tests.support.processes import run
@@ -31,8 +23,7 @@ from tests.support.synthetic import Study
 
 _LOADS = (("MR", 2000), ("CT", 800))
 _PER_STUDY = 100
-_PROCESSES, _EACH = 2, 8
-_SHARD_INSTANCES, _SHARD_BYTES = 500, 256 << 20  # as the flows cut them
+_EACH = 8  # transfers of a process
 
 
 def main() -> None:
@@ -48,60 +39,41 @@ def main() -> None:
             settings = {"PACS_TIERS__WARM__URL": server.bucket(), "PACS_TIERS__WARM__ENDPOINT": server.endpoint}
             with ours(root / "pacs", settings=settings) as archive:
                 os.environ.update({name: value for name, value in archive.env.items() if name.startswith("PACS_")})
-                for modality, count in _LOADS:
-                    _compare(archive, server, root / modality, modality, options.scaled(count), options.rounds)
+                with mover() as move:
+                    for modality, count in _LOADS:
+                        _compare(archive, server, move, root / modality, modality, options.scaled(count), options.rounds)
         finally:
             server.stop()
 
 
-def _compare(archive: Listener, server: DurableS3Server, folder: Path, modality: str, count: int, rounds: int) -> None:
+def _compare(archive: Listener, server: DurableS3Server, move: Move, folder: Path, modality: str, count: int, rounds: int) -> None:
     for number in range(max(1, count // _PER_STUDY)):
         Study(modality, instances=min(_PER_STUDY, count)).write(folder / "sent" / str(number))
     store(archive.scp, sorted((folder / "sent").iterdir()))
     settle(archive)
     copied = folder / "copied"
     shutil.copytree(archive.home / "hot", copied, ignore=shutil.ignore_patterns(".*"), copy_function=os.link)
-    results = interleave({"pacs migrate": _ours(modality), "rclone copy": _rclone(server, copied, count)}, rounds=rounds)
+    results = interleave({"pacs migrate": _ours(move, modality), "rclone copy": _rclone(server, copied, count)}, rounds=rounds)
     report(
         f"migrate to S3, {count} {modality}", "instances/s", results, us="pacs migrate", targets=[Ratio("pacs migrate", "rclone copy", 1.0)]
     )
-    _move(modality, "hot", "warm")  # out of the way of the next load
+    move(modality, "hot", "warm")  # out of the way of the next load
 
 
-def _ours(modality: str) -> Callable[[int], float]:
+def _ours(move: Move, modality: str) -> Callable[[int], float]:
     def measure(_: int) -> float:
-        instances, seconds = _move(modality, "hot", "warm")
-        _move(modality, "warm", "hot")
+        instances, seconds = move(modality, "hot", "warm")
+        move(modality, "warm", "hot")
         return instances / seconds
 
     return measure
-
-
-def _move(modality: str, source: str, target: str) -> tuple[int, float]:
-    """Instances, and the seconds that they took, planning included."""
-    started = time.perf_counter()
-    with closing(wiring.index_reader(load_settings())) as reader:
-        steps = steps_of("bench", target, Selection(modalities=(modality,)), reader.study_facts(source))
-    shards = Plan(tuple(steps)).shards(instances=_SHARD_INSTANCES, bytes=_SHARD_BYTES)
-    with ProcessPoolExecutor(_PROCESSES, mp_context=get_context("spawn")) as processes:
-        moved = sum(processes.map(_move_shard, shards))
-    if moved != sum(step.instances for step in steps):
-        raise SystemExit(f"{moved} of {sum(step.instances for step in steps)} instances were moved")
-    return moved, time.perf_counter() - started
-
-
-def _move_shard(steps: Sequence[Step]) -> int:
-    settings = load_settings()
-    change = Change(run="bench", flow="migrate", action="migrated", policy="bench", at=datetime.now(UTC))
-    with closing(wiring.locations(settings)) as locations:
-        return wiring.mover(settings, locations).move(steps, change).instances
 
 
 def _rclone(server: DurableS3Server, source: Path, count: int) -> Callable[[int], float]:
     def measure(_: int) -> float:
         bucket = server.bucket().removeprefix("s3://")
         remote = f":s3,provider=Other,env_auth=true,endpoint='{server.endpoint}',force_path_style=true:{bucket}"
-        command = ["rclone", "copy", "--checksum", "--transfers", str(_PROCESSES * _EACH), "--checkers", "8", str(source), remote]
+        command = ["rclone", "copy", "--checksum", "--transfers", str(PROCESSES * _EACH), "--checkers", "8", str(source), remote]
         started = time.perf_counter()
         done = run(command, env={**os.environ, **server.environment}, timeout=600)
         seconds = time.perf_counter() - started

@@ -1,7 +1,7 @@
 """The flow runner as `pacs up` runs it: deploys prefect.yaml and what users have in `<home>/flows`, then works on the pool.
 
-One process instead of three commands of the Prefect CLI, because each of them imports Prefect for seconds, and
-because the imports here are done while the server still starts.
+One process instead of commands of the Prefect CLI, because each of them imports Prefect for seconds, and because the
+imports here are done while the server still starts.
 """
 
 # ruff: noqa: E402 - the collector is off before the imports
@@ -11,18 +11,14 @@ import gc
 gc.disable()  # importing Prefect makes objects by the hundred thousand and no garbage: looking for some took a sixth of the start
 
 import asyncio
-import importlib
 import os
 import platform
-import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Collection
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]  # the stubs are not among our tools
 from prefect.cli import app as prefect_cli
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
@@ -30,11 +26,10 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.utilities.processutils import command_to_string
 from prefect.workers.process import ProcessWorker
 
+from deployments.deploying import OurDeployment, deploy, deploy_users_flows, known_deployments, our_deployments
 from pacs_core.settings import load_settings
 
 POOL = "pacs"
-PROJECT = Path(__file__).resolve().with_name("prefect.yaml")
-_MANY = 200  # deployments; the most that Prefect's API answers at once
 _PATIENCE = 140.0  # seconds for the server, which may have migrations to run
 
 
@@ -60,80 +55,30 @@ def _with_command(template: dict[str, Any]) -> dict[str, Any]:
     return template
 
 
-def _prefect(*arguments: str) -> None:
-    """A command of the Prefect CLI in this process. SystemExit if it fails."""
-    sys.argv = ["prefect", *arguments]
-    try:
-        prefect_cli()
-    except SystemExit as exc:
-        if exc.code:
-            raise
-
-
-def _known() -> set[str]:
-    """The names of what is deployed already."""
-    with get_client(sync_client=True) as client:
-        return {each.name for each in client.read_deployments(limit=_MANY)}
-
-
-def _deployable(project: Path, known: set[str], directory: Path) -> Path:
-    """A copy of a prefect.yaml without the schedules of what is deployed already.
-
-    They are what a flow begins with. Deployed again, Prefect would reset a schedule that a user changed, bring back one that was
-    removed, and drop those that were added beside it.
-    """
-    content = yaml.safe_load(project.read_text())
-    for deployment in content["deployments"]:
-        if deployment["name"] in known:
-            deployment.pop("schedules", None)
-            deployment.pop("schedule", None)
-    copy = directory / f"{project.parent.name}.yaml"
-    copy.write_text(yaml.safe_dump(content, sort_keys=False))
-    return copy
-
-
-def _deploy_users_flows(folder: Path, known: set[str]) -> None:
-    """Deploy every `<home>/flows/*/prefect.yaml`, each in a process of its own: whatever is wrong there stops nothing of ours."""
-    for project in sorted(folder.glob("*/prefect.yaml")):
-        try:
-            with TemporaryDirectory() as scratch:
-                arguments = ("--no-prompt", "deploy", "--all", "--prefect-file", str(_deployable(project, known, Path(scratch))))
-                command = [sys.executable, "-m", "prefect", *arguments]
-                done = subprocess.run(
-                    command, cwd=project.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=_PATIENCE, check=False
-                )
-            outcome = "deployed" if done.returncode == 0 else f"not deployed:\n{done.stdout}"
-        except Exception as exc:  # noqa: BLE001 - a boundary: somebody else's file
-            outcome = f"not deployed: {exc!r}"
-        sys.stderr.write(f"{project}: {outcome}\n")
-
-
 def _tell_ready() -> None:
     if descriptor := os.environ.pop("PACS_READY_FD", ""):
         os.write(int(descriptor), b"ready\n")
         os.close(int(descriptor))
 
 
-def _import_flows() -> None:
-    """Import what deploying will need, while the server still starts."""
-    importlib.import_module("prefect.cli.deploy")
-    importlib.import_module("prefect.cli.worker")
-    for deployment in yaml.safe_load(PROJECT.read_text())["deployments"]:
-        importlib.import_module(deployment["entrypoint"].rpartition(".")[0])
+async def _make_pool_and_deploy(deployments: list[OurDeployment]) -> Collection[str]:
+    """The names of what was deployed before."""
+    await _make_pool()
+    known = await known_deployments()
+    await deploy(deployments, known)
+    return known
 
 
 def main() -> None:
     """Deploy, then work until SIGTERM."""
-    _import_flows()
+    deployments = our_deployments()  # imports every flow, while the server still starts
     gc.freeze()  # what was imported stays
     gc.enable()
-    asyncio.run(_make_pool())
-    known = _known()
-    with TemporaryDirectory() as scratch:
-        _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(_deployable(PROJECT, known, Path(scratch))))
+    known = asyncio.run(_make_pool_and_deploy(deployments))
     _tell_ready()
-    threading.Thread(target=_deploy_users_flows, args=(load_settings().home / "flows", known), daemon=True).start()
-    _prefect("worker", "start", "--pool", POOL, "--type", "process", "--name", f"pacs@{platform.node()}")
+    threading.Thread(target=deploy_users_flows, args=(load_settings().home / "flows", known), daemon=True).start()
+    sys.argv = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", f"pacs@{platform.node()}"]
+    prefect_cli()
 
 
 if __name__ == "__main__":

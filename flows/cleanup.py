@@ -21,14 +21,14 @@ def cleanup(
 ) -> State[Any]:
     """Remove studies by the rules `[[retentions]]` of the settings, into quarantine; destroy what has been there for its time.
 
-    A study on hold is never removed, whenever the hold was placed. Where a rule requires a copy, that is read before. Until it is
-    destroyed a study can be brought back with `undo-cleanup`.
+    A study on hold is never removed, whenever the hold was placed, and neither is one that its rule no longer names when its turn comes.
+    Where a rule requires a copy, that is read before. Until it is destroyed a study can be brought back with `undo-cleanup`.
 
     Args:
         rule: Follow only the rule of this name.
         max_studies: Remove at most so many studies.
         dry_run: Only plan: show which studies would be removed, and keep that plan.
-        plan: The id of a dry run whose plan is followed instead of a new one.
+        plan: The id of a dry run whose plan is followed instead of a new one, as far as the rules still ask for it.
     """
     parameters = {"rule": rule, "max_studies": max_studies, "dry_run": dry_run, "plan": plan}
     with RunRecord("cleanup", parameters) as record:

@@ -1,6 +1,6 @@
 """Migrate: studies move between tiers, by rules or by hand."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from prefect import State, flow
 from prefect.states import Failed
@@ -16,7 +16,7 @@ from tasks.policy import archive_task_runner
 @flow(name="migrate", task_runner=archive_task_runner(), validate_parameters=True)
 def migrate(
     study: Annotated[str, Field(max_length=64, pattern=r"^[0-9.]*$")] = "",
-    target: Annotated[str, Field(max_length=40)] = "",
+    target: Literal["", "hot", "warm", "cold"] = "",  # a list to choose from, in the form
     rule: Annotated[str, Field(max_length=40)] = "",
     max_studies: Annotated[int | None, Field(ge=1)] = None,
     max_gigabytes: Annotated[float | None, Field(gt=0)] = None,

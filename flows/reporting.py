@@ -8,6 +8,7 @@ from typing import Any, Self
 from uuid import UUID, uuid4
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 
 from pacs_core import wiring
@@ -37,7 +38,9 @@ class RunRecord:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is not None:
+        if isinstance(error, Pause):  # the run ends here, and begins anew when it is resumed
+            self._state = "paused"
+        elif error is not None:
             self._summary = {"error": f"{type(error).__name__}: {error}"}
         self._runs.finish(self._id, state=self._state, ended_at=datetime.now(UTC), summary=self._summary)
 

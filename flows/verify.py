@@ -72,7 +72,7 @@ def verify(
     repair: bool = False,
     dry_run: bool = False,
 ) -> State[Any]:
-    """Read stored objects and their copies and compare them with their SHA-256; compare index and storage both ways.
+    """Read what is held, its copies, and what is in quarantine, and compare it with its SHA-256; compare index and storage both ways.
 
     Ends Failed if anything is damaged, missing, unknown to the index or told differently by its two halves, and not repaired, so
     that it cannot be overlooked. May be run again at any time. What is in an archive class is left out.
@@ -82,7 +82,7 @@ def verify(
         study: The StudyInstanceUID, for the scope study.
         sample_percent: For the scope sample: how many of 100 objects are read; the others need only be there.
         rolling_percent: For the scope rolling: how much of all bytes; 5 a day is everything in twenty days.
-        repair: Write damaged and missing objects anew where another good copy is held.
+        repair: Write damaged and missing objects anew where another good copy is held, and rows of the lake where the keys differ.
         dry_run: Only plan: say how much would be read.
     """
     parameters = {"scope": scope.value, "study": study, "sample_percent": sample_percent, "repair": repair, "dry_run": dry_run}
@@ -93,7 +93,7 @@ def verify(
         if dry_run:
             return _planned(shards, record)
         percent = sample_percent if scope is Scope.SAMPLE else 100.0
-        found, unfinished = _verify(shards, percent, repair=repair, every_tier=scope in (Scope.ALL, Scope.SAMPLE))
+        found, unfinished = _verify(shards, percent, record.run_id, repair=repair, every_tier=scope in (Scope.ALL, Scope.SAMPLE))
         if scope is Scope.STUDY and not found.report.checked and not unfinished:
             return Failed(message=f"nothing is held of study {study}")
         result = _result(found, shards=len(shards), unfinished=unfinished)
@@ -118,10 +118,10 @@ def _planned(shards: Sequence[Shard], record: RunRecord) -> State[Any]:
     return Completed(message=sentence)
 
 
-def _verify(shards: Sequence[Shard], percent: float, *, repair: bool, every_tier: bool) -> tuple[Verified, int]:
+def _verify(shards: Sequence[Shard], percent: float, run: str, *, repair: bool, every_tier: bool) -> tuple[Verified, int]:
     """All shards, then what storage holds beyond the index; the sum of what was found, and how many steps failed."""
     numbers = list(range(1, len(shards) + 1))
-    futures = [*verify_shard.map(numbers, list(shards), unmapped(percent), repair=unmapped(repair))]
+    futures = [*verify_shard.map(numbers, list(shards), unmapped(percent), unmapped(run), repair=unmapped(repair))]
     if every_tier:
         futures += find_orphans.map(tiers())
     progress = Progress("verify-progress", len(futures))

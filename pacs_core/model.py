@@ -154,6 +154,11 @@ class Copy:
     verified_at: datetime | None
     run: str
 
+    @property
+    def object(self) -> StoredObject:
+        """Where it is and what it must hash to."""
+        return _object_of(self)
+
 
 @dataclass(frozen=True, slots=True)
 class StudyFacts:
@@ -235,6 +240,26 @@ class Removed:
     destroy_after: datetime
     policy: str
     run: str
+
+    @property
+    def object(self) -> StoredObject:
+        """What it was held as."""
+        return _object_of(self)
+
+
+def _object_of(each: Copy | Removed) -> StoredObject:
+    """SOP class and transfer syntax are not kept where an instance is not held."""
+    return StoredObject(
+        SOPInstanceUID=each.SOPInstanceUID,
+        SOPClassUID=UID(""),
+        TransferSyntaxUID=UID(""),
+        SeriesInstanceUID=each.SeriesInstanceUID,
+        StudyInstanceUID=each.StudyInstanceUID,
+        tier=each.tier,
+        path=each.path,
+        size=each.size,
+        sha256=each.sha256,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,12 +265,36 @@ class IndexReader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Locked:
+    """Studies that nobody else works on, for as long as the connection lives that says so.
+
+    Attributes:
+        studies: those that are ours.
+        check: IndexUnavailable if they no longer are. To be called before what cannot be taken back.
+    """
+
+    studies: frozenset[UID]
+    check: Callable[[], None]
+
+    def __contains__(self, study: object) -> bool:
+        return study in self.studies
+
+
+@dataclass(frozen=True, slots=True)
 class Departure:
     """Objects to be removed, and those of them that have been."""
 
     copies: tuple[Copy, ...]
     check: Callable[[], None]  # IndexUnavailable if they may no longer be removed
     gone: list[Copy] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Discharge:
+    """Removed objects that are to leave quarantine, and those of them that have."""
+
+    removed: tuple[Removed, ...]
+    done: list[Removed] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +316,7 @@ class Locations(Protocol):
     study holds its lock, and first removes what an earlier run has left on its way.
     """
 
-    def locked(self, studies: Iterable[UID]) -> AbstractContextManager[frozenset[UID]]:
+    def locked(self, studies: Iterable[UID]) -> AbstractContextManager[Locked]:
         """Be the only one who works on these studies; those that somebody else works on are left out."""
 
     def objects(self, studies: Sequence[UID]) -> Sequence[StoredObject]:
@@ -323,6 +347,9 @@ class Locations(Protocol):
     def catch_up(self, studies: Sequence[UID], change: Change) -> None:
         """Let the index say of studies what `objects` says: a run may have died between the two."""
 
+    def untold(self, studies: Sequence[UID]) -> frozenset[UID]:
+        """Instances that `objects` has and the index does not tell of: whoever was to commit them has died."""
+
     def departing(self, studies: Sequence[UID]) -> AbstractContextManager[Departure]:
         """The objects of studies that are to be removed: arriving ones of runs that are over, and leaving ones.
 
@@ -349,8 +376,14 @@ class Removals(Protocol):
     def all(self, state: RemovedState, *, study: str = "", due_at: datetime | None = None) -> Sequence[Removed]:
         """What is in a state, of one study or of all; or only what is due to be destroyed at an instant, and not on hold."""
 
-    def enter(self, removed: Sequence[Removed], state: RemovedState, change: Change) -> None:
-        """Enter a new state of some, and, where it is an end, what has happened to their studies."""
+    def quarantined(self, removed: Sequence[Removed]) -> None:
+        """Objects that were leaving are out of the way."""
+
+    def discharging(self, removed: Sequence[Removed], state: RemovedState, change: Change) -> AbstractContextManager[Discharge]:
+        """Let objects leave quarantine for good: those of them that are still in it, and, where they are to be destroyed, not on hold.
+
+        While the context lasts nobody else can take them out of it, or place a hold. What is entered as done then has the new state.
+        """
 
     def removed_as_well(self, removed: Sequence[Removed]) -> frozenset[str]:
         """Which of the digests are those of other removals, whose time has not come."""

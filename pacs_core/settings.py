@@ -5,9 +5,9 @@ A setting `x` is `PACS_X` in the environment and `x = …` in `<home>/pacs.toml`
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -391,12 +391,19 @@ def _check_rules(settings: Settings, tiers: Mapping[str, TierSettings]) -> None:
             raise ConfigurationError(f"{table}: rule {name} names {', '.join(sorted(missing))}, which is not configured")
 
 
+def _table(location: Sequence[str | int]) -> type[BaseModel]:
+    """What the settings beside this one belong to: the archive as a whole, a tier, a rule."""
+    if len(location) == 1:
+        return Settings
+    table: type[BaseModel] = get_args(Settings.model_fields[str(location[0])].annotation)[-1]  # of dict[str, …] and of list[…]
+    return table
+
+
 def _explain(error: Any) -> str:
     """One line for one pydantic error: the setting, what is wrong, where to set it."""
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        fields = TierSettings.model_fields if len(error["loc"]) > 1 else Settings.model_fields
-        known = ", ".join(sorted(fields))
+        known = ", ".join(sorted(_table(error["loc"]).model_fields))
         return f"{name}: there is no such setting; the settings are {known}"
     if isinstance(error["input"], dict) or ".options" in name:  # may hold credentials
         return f"{name}: {error['msg']}"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from prefect import task
 
@@ -12,13 +13,13 @@ from pacs_core.index.removals import LakeRemovals
 from pacs_core.lifecycle.moving import Moved
 from pacs_core.lifecycle.plan import Plan, Step, capped
 from pacs_core.lifecycle.retention import Retention
-from pacs_core.lifecycle.rules import plan_retention
+from pacs_core.lifecycle.rules import instances_named, plan_retention
 from pacs_core.model import Change, Removed, RemovedState
 from pacs_core.settings import Settings, load_settings
 from tasks.operation import catch_up, retried
 from tasks.policy import RETRIES
 
-_AT_ONCE = 500  # objects that are destroyed or brought back while their studies are locked
+_AT_ONCE = 100  # objects that are destroyed or brought back while their studies are locked, and nobody can place a hold
 
 
 @task(task_run_name="plan", **RETRIES)
@@ -35,7 +36,7 @@ def plan_cleanup(rule: str, max_studies: int | None) -> Plan:
 
 @task(task_run_name="shard {number}", **RETRIES)
 def remove_shard(number: int, steps: Sequence[Step], run: str) -> Moved:  # noqa: ARG001 - the run is named after it
-    """Take the studies of a shard out of the index, into quarantine."""
+    """Take the studies of a shard out of the index, into quarantine, as far as the rules still name them."""
     settings = load_settings()
     (policy,) = {step.policy for step in steps}
     rule = next((each for each in settings.retentions if each.name == policy), None)
@@ -43,8 +44,14 @@ def remove_shard(number: int, steps: Sequence[Step], run: str) -> Moved:  # noqa
         raise ConfigurationError(f"retentions: there is no rule {policy} any more")
     now = datetime.now(UTC)
     change = Change(run=run, flow="cleanup", action="removed", policy=policy, at=now)
-    with _retention(settings) as (retention, _):
-        result = retention.remove(steps, change, now + timedelta(days=rule.undo_days), require_copy=rule.require_copy)
+    rules = wiring.retention_rules(settings, now)
+    with _retention(settings) as (retention, _), closing(wiring.index_reader(settings)) as reader:
+
+        def named(step: Step) -> int:
+            return instances_named(step, rules, partial(reader.study_facts, study=step.StudyInstanceUID))
+
+        destroy_after = now + timedelta(days=rule.undo_days)
+        result = retention.remove(steps, change, destroy_after, named=named, require_copy=rule.require_copy)
     return retried(result)
 
 

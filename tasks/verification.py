@@ -2,7 +2,8 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,8 +16,10 @@ from pacs_core.archive.indexing import wait_until_committed
 from pacs_core.archive.verification import KnownPaths, ShardReport
 from pacs_core.index.locations import LakeLocations
 from pacs_core.index.reader import Shard
+from pacs_core.lifecycle.keeping import verify_package, verify_quarantined
 from pacs_core.lifecycle.moving import Failure
-from pacs_core.model import UID, Copy, CopyState, StoredObject
+from pacs_core.model import UID, Change, Copy, CopyState, Removed, RemovedState, StoredObject
+from pacs_core.ports import ObjectStore
 from pacs_core.settings import Settings, load_settings
 from tasks.operation import SHARD_BYTES, SHARD_INSTANCES, catch_up
 from tasks.policy import RETRIES
@@ -38,6 +41,22 @@ class Verified:
         return Verified(self.report + other.report, self.repaired + other.repaired, self.unrepaired + other.unrepaired)
 
 
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Reads so many of a hundred objects of the tiers; of the others it asks whether they are there."""
+
+    stores: Mapping[str, ObjectStore]
+    percent: float
+
+    def verify(self, objects: Sequence[StoredObject]) -> ShardReport:
+        chosen = {each.SOPInstanceUID for each in objects if self.takes_next()}
+        report = verification.verify_shard(self.stores, [each for each in objects if each.SOPInstanceUID in chosen])
+        return report + verification.check_presence(self.stores, [each for each in objects if each.SOPInstanceUID not in chosen])
+
+    def takes_next(self) -> bool:
+        return random.uniform(0, 100) < self.percent  # noqa: S311 - no secret
+
+
 @task(task_run_name="plan", **RETRIES)
 def plan_shards(percent: float = 100) -> Sequence[Shard]:
     """One query: everything that is held, or the share that was longest not verified, cut between studies."""
@@ -46,16 +65,24 @@ def plan_shards(percent: float = 100) -> Sequence[Shard]:
 
 
 @task(task_run_name="shard {number}", **RETRIES)
-def verify_shard(number: int, shard: Shard, sample_percent: float, *, repair: bool) -> Verified:  # noqa: ARG001 - the run is named after it
-    """Read a shard's objects and their copies, or a sample of them (the others need only be there); remember which were intact."""
+def verify_shard(number: int, shard: Shard, sample_percent: float, run: str, *, repair: bool) -> Verified:  # noqa: ARG001 - the run is named after it
+    """Read what is held of a shard's studies, its copies and what is in quarantine, or a sample of it; remember what was intact.
+
+    Objects that are not read need only be there.
+    """
     settings = load_settings()
+    sample = _Sample(wiring.stores(settings), sample_percent)
     with closing(wiring.locations(settings)) as locations:
-        report = _verify_objects(settings, locations, shard.studies, sample_percent)
-        report += _verify_copies(settings, locations, shard.studies, sample_percent)
+        report = _verify_objects(settings, locations, shard.studies, sample)
+        report += _verify_copies(locations, shard.studies, sample)
+        report += _verify_packages(settings, locations, shard.studies, sample)
+        report += _verify_quarantined(settings, shard.studies, sample)
         report += _compare_catalogs(settings, locations, shard.studies)
         if not repair or not report.problems:
             return Verified(report.without_intact())
-        result, repaired = wiring.repairer(settings, locations).repair(report.problems)
+        change = Change(run=run, flow="verify", action="repaired", policy="", at=datetime.now(UTC))
+        with closing(wiring.index_writer(settings)) as writer:
+            result, repaired = wiring.repairer(settings, locations).repair(report.problems, change, writer)
     return Verified(report.without_intact(), repaired=tuple(repaired), unrepaired=result.failures)
 
 
@@ -85,33 +112,61 @@ def tiers() -> Sequence[str]:
     return list(load_settings().tiers)
 
 
-def _verify_objects(settings: Settings, locations: LakeLocations, studies: Sequence[UID], percent: float) -> ShardReport:
+def _verify_objects(settings: Settings, locations: LakeLocations, studies: Sequence[UID], sample: _Sample) -> ShardReport:
     """What holds the instances. An object that was moved while it was looked for is looked for again."""
     held = locations.objects(studies)
-    report = _sampled(settings, held, percent)
+    report = sample.verify(held)
     now = {each.SOPInstanceUID: each for each in locations.objects(studies)} if report.problems else {}
     moved = [each for each in held if now and now.get(each.SOPInstanceUID) != each]
     if moved:
         elsewhere = {each.SOPInstanceUID for each in moved}
         report = replace(report, problems=tuple(each for each in report.problems if each.SOPInstanceUID not in elsewhere))
-        report += _sampled(settings, [now[uid] for uid in elsewhere & now.keys()], percent)
+        report += sample.verify([now[uid] for uid in elsewhere & now.keys()])
     intact = frozenset(report.intact)
     _remember(settings, [each for each in held if each.SOPInstanceUID in intact])
     return report
 
 
-def _verify_copies(settings: Settings, locations: LakeLocations, studies: Sequence[UID], percent: float) -> ShardReport:
+def _verify_copies(locations: LakeLocations, studies: Sequence[UID], sample: _Sample) -> ShardReport:
     copies = [copy for copy in locations.copies(studies) if copy.state is CopyState.HELD and not copy.member]
     report = ShardReport()
     for tier in sorted({copy.tier for copy in copies}):
         here = [copy for copy in copies if copy.tier == tier]
-        found = _sampled(settings, [_as_object(copy) for copy in here], percent)
+        found = sample.verify([copy.object for copy in here])
         intact = frozenset(found.intact)
         locations.verified([copy for copy in here if copy.SOPInstanceUID in intact], datetime.now(UTC))
         if found.problems:  # a copy that was taken away meanwhile is no damage
             still = {(copy.tier, copy.path) for copy in locations.copies(studies) if copy.state is CopyState.HELD}
             found = replace(found, problems=tuple(each for each in found.problems if (each.tier, each.path) in still))
         report += found
+    return report
+
+
+def _verify_packages(settings: Settings, locations: LakeLocations, studies: Sequence[UID], sample: _Sample) -> ShardReport:
+    """A package is read whole or not at all. It is never removed while any of its members is held."""
+    packages: dict[tuple[str, str], list[Copy]] = defaultdict(list)
+    for copy in locations.copies(studies):
+        if copy.member and copy.state is CopyState.HELD:
+            packages[copy.tier, copy.path].append(copy)
+    report = ShardReport()
+    for members in packages.values():
+        if sample.takes_next():
+            found = verify_package(sample.stores, members, settings.scratch_directory)
+            locations.verified([copy for copy in members if copy.SOPInstanceUID in found.intact], datetime.now(UTC))
+            report += found
+    return report
+
+
+def _verify_quarantined(settings: Settings, studies: Sequence[UID], sample: _Sample) -> ShardReport:
+    with closing(wiring.removals(settings)) as removals:
+
+        def kept() -> Sequence[Removed]:
+            return [each for study in studies for each in removals.all(RemovedState.QUARANTINED, study=study)]
+
+        report = verify_quarantined(sample.stores, wiring.landing(settings), [each for each in kept() if sample.takes_next()])
+        if report.problems:  # what was destroyed or brought back meanwhile is no damage
+            still = {(each.tier, each.path) for each in kept()}
+            report = replace(report, problems=tuple(each for each in report.problems if (each.tier, each.path) in still))
     return report
 
 
@@ -123,27 +178,6 @@ def _compare_catalogs(settings: Settings, locations: LakeLocations, studies: Seq
             catch_up(settings)
             report = verification.compare_catalogs(locations.objects(studies), reader.stored_objects(studies))
     return report
-
-
-def _sampled(settings: Settings, objects: Sequence[StoredObject], percent: float) -> ShardReport:
-    stores = wiring.stores(settings)
-    chosen = {each.SOPInstanceUID for each in objects if random.uniform(0, 100) < percent}  # noqa: S311 - no secret
-    report = verification.verify_shard(stores, [each for each in objects if each.SOPInstanceUID in chosen])
-    return report + verification.check_presence(stores, [each for each in objects if each.SOPInstanceUID not in chosen])
-
-
-def _as_object(copy: Copy) -> StoredObject:
-    return StoredObject(
-        SOPInstanceUID=copy.SOPInstanceUID,
-        SOPClassUID=UID(""),
-        TransferSyntaxUID=UID(""),
-        SeriesInstanceUID=copy.SeriesInstanceUID,
-        StudyInstanceUID=copy.StudyInstanceUID,
-        tier=copy.tier,
-        path=copy.path,
-        size=copy.size,
-        sha256=copy.sha256,
-    )
 
 
 def _remember(settings: Settings, intact: Sequence[StoredObject]) -> None:

@@ -13,7 +13,7 @@ from pacs_core.archive.arrivals import Arrivals, park, pause
 from pacs_core.archive.securing import Securer
 from pacs_core.archive.verification import Damage, Problem, verify_shard
 from pacs_core.dicom.part10 import same_data_set
-from pacs_core.errors import ChecksumMismatch, IndexUnavailable, ObjectMissing, PacsError, StorageUnavailable, UnavailableError
+from pacs_core.errors import ChecksumMismatch, IndexUnavailable, PacsError, StorageUnavailable, UnavailableError
 from pacs_core.model import InstanceRecord, Level, Query, StoredObject
 from pacs_core.ports import CommitResult, IndexReader, IndexWriter, Journal, Journalled, LandingStore, ObjectStore, Uncommitted
 from pacs_core.telemetry.timing import TOTAL, Timings
@@ -252,7 +252,7 @@ class _Settlement:
         try:
             held = self._held(record)
             if not held:
-                raise ObjectMissing(f"the index does not tell which object holds SOPInstanceUID {record.SOPInstanceUID}")
+                raise StorageUnavailable(f"what held SOPInstanceUID {record.SOPInstanceUID} has just been removed")
             if (held[0].tier, held[0].path) != (record.tier, record.path):
                 self._settle_with(record, held[0])
         except IndexUnavailable:

@@ -23,7 +23,7 @@ from pacs_core.archive.placing import Fate, Ingested, Placing, record_of
 from pacs_core.dicom.file_meta import build_file_meta
 from pacs_core.dicom.part10 import scan_file
 from pacs_core.dicom.scan import ScanResult, scan
-from pacs_core.errors import DataSetMismatch, InvalidUID, StorageUnavailable, UnreadableDataSet
+from pacs_core.errors import DataSetMismatch, InvalidUID, ObjectMissing, StorageUnavailable, UnreadableDataSet
 from pacs_core.model import Duplicates, InstanceRecord, InvalidUIDs, Layout, StoreRequest, parse_uid
 from pacs_core.ports import Incoming, Journal, LandingStore
 from pacs_core.storage.layout import object_path
@@ -82,9 +82,10 @@ class Ingest:
         if self._is_journalled(arrived, incoming):
             return Ingested(arrived, Fate.STORED)
         outcome = self._placing.place(arrived, incoming, self._duplicates, durable=True)
-        if outcome.fate is not Fate.STORED:
-            self._secure(outcome.record)
-        self._journal.append(outcome.record)
+        if outcome.fate is Fate.STORED:
+            self._journal.append(outcome.record)
+        else:
+            self._rely_on(outcome.record)
         return outcome
 
     def _is_journalled(self, arrived: InstanceRecord, incoming: Incoming) -> bool:
@@ -93,10 +94,19 @@ class Ingest:
             return False
         return self._journal.append(arrived, incoming.content)
 
-    def _secure(self, record: InstanceRecord) -> None:
-        """See to it that what holds a name is durable: who placed it may not have come that far, and it is about to be relied on."""
+    def _rely_on(self, record: InstanceRecord) -> None:
+        """Let the object that holds a name be the arrival, and see to it that it is durable: who placed it may not have come that far.
+
+        A flow may have been taking it away. What it takes away once the record is journalled, it gives back; before that, we do.
+        """
         if self._landing.secure([record.path]):
             raise StorageUnavailable(f"the object {record.path} could not be synced")
+        self._journal.append(record)
+        try:
+            if not self._landing.holds(record.path):
+                self._landing.revive(record.path, record.sha256)
+        except ObjectMissing as exc:
+            raise StorageUnavailable(f"the object {record.path} has just been moved or destroyed") from exc
 
     def _check(self, scanned: ScanResult, request: StoreRequest) -> None:
         """The data set against the command set (PS3.4 B.2.2: they name the same instance)."""

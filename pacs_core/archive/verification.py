@@ -4,11 +4,12 @@ Knows nothing of flows: each function is one step over a batch, may be repeated,
 """
 
 import hashlib
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import BinaryIO
 
 import numpy as np
@@ -90,8 +91,13 @@ def verify_shard(stores: Mapping[str, ObjectStore], objects: Sequence[StoredObje
 
     Raises StorageUnavailable if a tier gives out none of its objects: nothing is known then, which is not damage.
     """
+    return verify_objects(partial(_open, stores), objects)
+
+
+def verify_objects(opened: Callable[[StoredObject], BinaryIO], objects: Sequence[StoredObject]) -> ShardReport:
+    """The same of objects that are opened in a way of their own; errors of it as those of ObjectStore.open."""
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="verify") as threads:
-        outcomes = list(threads.map(lambda each: _read(stores, each), objects))
+        outcomes = list(threads.map(lambda each: _read(opened, each), objects))
     _fail_if_unavailable(objects, outcomes)
     problems = [problem for each, read in zip(objects, outcomes, strict=True) if (problem := _compare(each, read)) is not None]
     left_out = {each.SOPInstanceUID for each, read in zip(objects, outcomes, strict=True) if isinstance(read, ObjectArchived)}
@@ -167,11 +173,15 @@ def _settled(store: ObjectStore, path: str, before: float) -> bool:
         return False
 
 
-def _read(stores: Mapping[str, ObjectStore], each: StoredObject) -> _Outcome:
+def _open(stores: Mapping[str, ObjectStore], each: StoredObject) -> BinaryIO:
+    if each.tier not in stores:
+        raise StorageUnavailable(f"the tier {each.tier} is not configured")
+    return stores[each.tier].open(each.path)
+
+
+def _read(opened: Callable[[StoredObject], BinaryIO], each: StoredObject) -> _Outcome:
     try:
-        if each.tier not in stores:
-            raise StorageUnavailable(f"the tier {each.tier} is not configured")
-        with closing(stores[each.tier].open(each.path)) as content:
+        with closing(opened(each)) as content:
             return _hash(content)
     except (ObjectMissing, ObjectArchived, StorageUnavailable) as exc:
         return exc

@@ -33,6 +33,7 @@ from pacs_core.index.lake import Engine, attach_lake, open_duckdb
 from pacs_core.index.maintenance import Maintenance
 from pacs_core.index.postgres import CatalogURL, Session
 from pacs_core.index.schema import KEYS, arrow_table, clean, entity_key
+from pacs_core.index.texts import TEXTS, texts
 from pacs_core.model import UID, InstanceRecord, Level, StoredObject
 from pacs_core.ports import CommitResult
 
@@ -100,9 +101,8 @@ class LakeIndexWriter:
         with self.committing() as (session, lake):
             with self.files.transaction(lake):
                 lake.execute(
-                    "UPDATE lake.instance SET verified_at = ? WHERE (SOPInstanceUID, sha256) IN"
-                    " (SELECT (unnest(?::VARCHAR[]), unnest(?::VARCHAR[])))",
-                    [when, [clean(each.SOPInstanceUID) for each in read], [each.sha256 for each in read]],
+                    f"UPDATE lake.instance SET verified_at = ? WHERE (SOPInstanceUID, sha256) IN (SELECT ({TEXTS}, {TEXTS}))",  # noqa: S608 constants
+                    [when, texts(clean(each.SOPInstanceUID) for each in read), texts(each.sha256 for each in read)],
                 )
             self._maintain(session, lake)
 
@@ -185,7 +185,7 @@ class LakeIndexWriter:
         """One lake transaction: new patients, studies and series, which keep their first form, then the instances."""
         with self.files.transaction(lake):
             if stale:
-                lake.execute("DELETE FROM lake.instance WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))", [list(stale)])
+                lake.execute(f"DELETE FROM lake.instance WHERE SOPInstanceUID IN (SELECT {TEXTS})", [texts(stale)])  # noqa: S608 a constant
             for level, new in _absent(lake, unknown, familiar).items():
                 _insert(lake, level, new)
             _insert(lake, Level.IMAGE, records)
@@ -240,11 +240,12 @@ class _KnownEntities:
 
 
 def _compare(lake: duckdb.DuckDBPyConnection, plan: KeyPlan, unsure: frozenset[UID]) -> tuple[list[InstanceRecord], list[UID]]:
-    """The winners whose row the lake lacks, and the UIDs whose row there is of an older object."""
+    """The winners whose row the lake lacks, and the UIDs whose row there is of an older object, or that have two."""
     found: dict[str, tuple[str, str]] = {}
     if unsure:
-        query = "SELECT SOPInstanceUID, path, sha256 FROM lake.instance WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))"
-        found = {uid: (path, sha256) for uid, path, sha256 in lake.execute(query, [list(unsure)]).fetchall()}
+        query = f"SELECT SOPInstanceUID, path, sha256 FROM lake.instance WHERE SOPInstanceUID IN (SELECT {TEXTS})"  # noqa: S608 a constant
+        for uid, path, sha256 in lake.execute(query, [texts(unsure)]).fetchall():
+            found[uid] = ("", "") if uid in found else (path, sha256)
     missing = [record for uid, record in plan.winners.items() if found.get(uid) != (record.path, record.sha256)]
     return missing, [record.SOPInstanceUID for record in missing if record.SOPInstanceUID in found]
 
@@ -270,8 +271,8 @@ def _present(lake: duckdb.DuckDBPyConnection, asked: Mapping[Level, Iterable[tup
     for level, entities in asked.items():
         keywords, narrow = KEYS[level], level.key
         position = keywords.index(narrow)
-        parts.append(f"SELECT '{level}', [{', '.join(keywords)}] FROM lake.{level.table} WHERE {narrow} IN (SELECT unnest(?::VARCHAR[]))")  # noqa: S608 constants
-        parameters.append(list({key[position] for key in entities}))
+        parts.append(f"SELECT '{level}', [{', '.join(keywords)}] FROM lake.{level.table} WHERE {narrow} IN (SELECT {TEXTS})")  # noqa: S608 constants
+        parameters.append(texts({key[position] for key in entities}))
     return {(Level(level), tuple(key)) for level, key in lake.execute(" UNION ALL ".join(parts), parameters).fetchall()}
 
 

@@ -25,6 +25,7 @@ from pacs_core.dicom.matching import (
 )
 from pacs_core.dicom.patterns import WILDCARDS
 from pacs_core.dicom.values import DateTimeSpan
+from pacs_core.index.texts import TEXTS, texts
 
 # DuckDB's LIKE goes back to every `%` it has passed: more of them in one pattern cost more than they exclude.
 _MAX_RUNS = 3
@@ -57,7 +58,7 @@ def _(criterion: UIDCriterion, column_of: ColumnOf) -> Condition:
     column = column_of(criterion.keyword)
     if len(criterion.uids) == 1:
         return Condition(f"{column} = ?", criterion.uids)
-    return Condition(f"{column} IN (SELECT unnest(?::VARCHAR[]))", (list(criterion.uids),))
+    return Condition(f"{column} IN (SELECT {TEXTS})", (texts(criterion.uids),))
 
 
 @condition.register

@@ -65,6 +65,7 @@ def open_duckdb(engine: Engine) -> duckdb.DuckDBPyConnection:
     )
     try:
         connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET enable_progress_bar = false")  # it would be printed into what `pacs sql` and flows say
         connection.execute("SET parquet_metadata_cache = true")
         for name in ("ducklake", "postgres_scanner"):
             load_extension(connection, name)

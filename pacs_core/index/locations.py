@@ -17,8 +17,9 @@ from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.keys import OBJECT_COLUMNS
 from pacs_core.index.postgres import CatalogURL, Database, Row, Session
 from pacs_core.index.schema import clean
+from pacs_core.index.texts import TEXTS, named_texts, texts
 from pacs_core.model import UID, Change, Copy, CopyState, Removed, StoredObject
-from pacs_core.ports import Departure, StudyTotals
+from pacs_core.ports import Departure, Locked, StudyTotals
 
 _STUDY_LOCKS = 0x70616373  # the first half of advisory locks that mean a study
 _OBJECT = ", ".join(f'"{name}"' for name in OBJECT_COLUMNS)
@@ -120,7 +121,7 @@ class LakeLocations:
         self._writer = writer
 
     @contextmanager
-    def locked(self, studies: Iterable[UID]) -> Iterator[frozenset[UID]]:
+    def locked(self, studies: Iterable[UID]) -> Iterator[Locked]:
         """Be the only one who works on these studies; those that somebody else works on are left out."""
         session = Session(self._url, application_name="pacs-study-lock")
         try:
@@ -130,7 +131,7 @@ class LakeLocations:
                 studies=sorted(map(clean, set(studies))),
                 space=_STUDY_LOCKS,
             )
-            yield frozenset(UID(study) for (study,) in mine)
+            yield Locked(frozenset(UID(study) for (study,) in mine), check=lambda: _check_alive(session))
         finally:
             session.close()
 
@@ -222,11 +223,19 @@ class LakeLocations:
         """Let the lake name the tiers that the keys name: a run may have died between the two."""
         with self._writer.committing() as (_, lake):
             keys = {each.SOPInstanceUID: each for each in self.objects(studies)}
-            query = "SELECT SOPInstanceUID, tier FROM lake.instance WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[]))"
-            rows = lake.execute(query, [[clean(study) for study in studies]]).fetchall()
+            query = f"SELECT SOPInstanceUID, tier FROM lake.instance WHERE StudyInstanceUID IN (SELECT {TEXTS})"  # noqa: S608 a constant
+            rows = lake.execute(query, [texts(clean(study) for study in studies)]).fetchall()
             stale = [UID(uid) for uid, tier in rows if uid in keys and keys[uid].tier != tier]
             if stale:
                 self._follow(lake, stale, [keys[uid].tier for uid in stale], change)
+
+    def untold(self, studies: Sequence[UID]) -> frozenset[UID]:
+        """Instances that have a key and no row of the lake: whoever was to commit them has died."""
+        with self._writer.committing() as (_, lake):
+            keys = {each.SOPInstanceUID for each in self.objects(studies)}
+            query = f"SELECT SOPInstanceUID FROM lake.instance WHERE StudyInstanceUID IN (SELECT {TEXTS})"  # noqa: S608 a constant
+            rows = lake.execute(query, [texts(clean(study) for study in studies)]).fetchall()
+        return frozenset(keys - {uid for (uid,) in rows})
 
     def totals(self, run: str) -> Sequence[StudyTotals]:
         """What a run has done, by action and tiers."""
@@ -250,10 +259,10 @@ class LakeLocations:
                 [change.flow, change.action, json.dumps({"run_id": change.run, "policy": change.policy})],
             )
             lake.execute(
-                "UPDATE lake.instance SET tier = moved.tier, located_at = $at, located_by = $run"
-                " FROM (SELECT unnest($uids::VARCHAR[]) AS uid, unnest($tiers::VARCHAR[]) AS tier) AS moved"
+                "UPDATE lake.instance SET tier = moved.tier, located_at = $at, located_by = $run"  # noqa: S608 constants
+                f" FROM (SELECT {named_texts('uids')} AS uid, {named_texts('tiers')} AS tier) AS moved"
                 " WHERE SOPInstanceUID = moved.uid",
-                {"at": change.at, "run": change.run, "uids": list(uids), "tiers": list(tiers)},
+                {"at": change.at, "run": change.run, "uids": texts(uids), "tiers": texts(tiers)},
             )
 
 

@@ -58,7 +58,7 @@ class FlowRun:
 
     Attributes:
         run_id: the engine's name for the run.
-        state: "running", and at the end what the flow calls its outcome ("completed", "failed", …).
+        state: "running", and at the end what the flow calls its outcome ("completed", "failed", "paused", …).
         ended_at: None while it runs, and for ever where it was killed.
         summary: counts and whatever else the flow reports; JSON values.
     """

@@ -11,6 +11,7 @@ from pacs_core.index import keys
 from pacs_core.index.lake import LakeReader
 from pacs_core.index.postgres import Database
 from pacs_core.index.query import FindStatement, compile_find, parse_named
+from pacs_core.index.texts import TEXTS, texts
 from pacs_core.model import UID, Header, Query, StoredObject, StudyFacts
 
 
@@ -89,15 +90,13 @@ class LakeIndexReader:
     def shards(self, *, max_instances: int, max_bytes: int, percent: float = 100) -> Sequence[Shard]:
         """Everything held, or that share of its bytes that was longest not verified, cut between studies.
 
-        A study that exceeds a limit alone is a shard of its own.
+        After it, in the same way, studies of which nothing is held any more and copies are kept, or objects in quarantine; those only with
+        everything else. A study that exceeds a limit alone is a shard of its own.
         """
-        sizes = list(self._lake.rows(_STUDY_SIZES))
-        left = percent / 100 * sum(size for _, _, size in sizes)
+        with self._database.transaction() as session:
+            kept = session.run(_KEPT_SIZES, quarantined=percent >= _EVERYTHING)
         shards: list[Shard] = []
-        for study, instances, size in sizes:
-            if left <= 0:
-                break
-            left -= size
+        for study, instances, size in (*_share(list(self._lake.rows(_STUDY_SIZES)), percent), *_share(kept, percent)):
             last = shards[-1] if shards else None
             if last and last.instances + instances <= max_instances and last.bytes + size <= max_bytes:
                 shards[-1] = Shard((*last.studies, study), last.instances + instances, last.bytes + size)
@@ -111,8 +110,8 @@ class LakeIndexReader:
             _STUDY_FACTS.format(condition="AND StudyInstanceUID = ?" if study else ""), (tier, *([study] if study else ()))
         )
         with self._database.transaction() as session:
-            used = dict[str, datetime](session.run('SELECT "StudyInstanceUID", accessed_at FROM pacs.study_access'))
-            on_hold = {each for (each,) in session.run(_ON_HOLD)}
+            used = dict[str, datetime](session.run(_USED, study=study))
+            on_hold = {each for (each,) in session.run(_ON_HOLD, study=study)}
         return [
             StudyFacts(
                 StudyInstanceUID=UID(uid),
@@ -131,8 +130,8 @@ class LakeIndexReader:
         """The instances of some studies, or all, streamed, in no particular order."""
         if studies is None:
             return (StoredObject(*row) for row in self._lake.rows(_OBJECTS))
-        condition = " WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[]))"
-        return (StoredObject(*row) for row in self._lake.rows(_OBJECTS + condition, (list(studies),)))
+        condition = f" WHERE StudyInstanceUID IN (SELECT {TEXTS})"
+        return (StoredObject(*row) for row in self._lake.rows(_OBJECTS + condition, (texts(studies),)))
 
     def close(self) -> None:
         """Release the lake. A later call opens it again."""
@@ -146,6 +145,16 @@ _STUDY_SIZES = """
     SELECT StudyInstanceUID, count(*), sum(size)::BIGINT FROM lake.instance GROUP BY StudyInstanceUID
     ORDER BY min(coalesce(verified_at, TIMESTAMPTZ '1970-01-01')), StudyInstanceUID
 """
+_KEPT_SIZES = """
+    SELECT "StudyInstanceUID", count(*), sum(size)::bigint FROM (
+        SELECT "StudyInstanceUID", size, coalesce(verified_at, since) AS good_at FROM pacs.instance_copy WHERE state = 'held'
+        UNION ALL
+        SELECT "StudyInstanceUID", size, removed_at FROM pacs.removed_instance WHERE state = 'quarantined' AND :quarantined
+    ) AS kept
+    WHERE NOT EXISTS (SELECT 1 FROM pacs.instance_key AS held WHERE held."StudyInstanceUID" = kept."StudyInstanceUID")
+    GROUP BY 1 ORDER BY min(good_at), 1
+"""
+_EVERYTHING = 100.0
 _STUDY_FACTS = """
     SELECT held.*, modalities
     FROM (
@@ -155,11 +164,24 @@ _STUDY_FACTS = """
     LEFT JOIN (SELECT StudyInstanceUID, list(DISTINCT Modality) AS modalities FROM lake.series GROUP BY StudyInstanceUID)
         USING (StudyInstanceUID)
 """
-_ON_HOLD = 'SELECT "StudyInstanceUID" FROM pacs.hold WHERE until IS NULL OR until > now()'
+_USED = """SELECT "StudyInstanceUID", accessed_at FROM pacs.study_access WHERE :study IN ('', "StudyInstanceUID")"""
+_ON_HOLD = """
+    SELECT "StudyInstanceUID" FROM pacs.hold WHERE (until IS NULL OR until > now()) AND :study IN ('', "StudyInstanceUID")
+"""
 _COUNTS = """
     SELECT (SELECT count(*) FROM lake.patient), (SELECT count(*) FROM lake.study), (SELECT count(*) FROM lake.series), i.*
     FROM (SELECT 1) LEFT JOIN (SELECT tier, count(*), sum(size)::BIGINT FROM lake.instance GROUP BY tier ORDER BY tier) i ON true
 """
+
+
+def _share(sizes: Sequence[Sequence[Any]], percent: float) -> Iterator[Sequence[Any]]:
+    """The first rows, with so much of all bytes."""
+    left = percent / 100 * sum(row[-1] for row in sizes)
+    for row in sizes:
+        if left <= 0:
+            return
+        left -= row[-1]
+        yield row
 
 
 def _merged(statement: FindStatement, row: tuple[Any, ...]) -> Header:

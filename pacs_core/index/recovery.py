@@ -7,6 +7,7 @@ from datetime import datetime
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.keys import OBJECT_COLUMNS, read_keys
 from pacs_core.index.schema import clean
+from pacs_core.index.texts import named_texts, texts
 from pacs_core.model import UID, StoredObject
 
 _GIVEN = (
@@ -67,19 +68,19 @@ class IndexRecovery:
                 session.run(_MOVE_KEYS, rows=_encode(objects))
                 session.run(_FORGET_COPIES, rows=_encode(objects))
             with self._writer.files.transaction(lake):
+                columns = ", ".join(f"{named_texts(name)} AS {name}" for name in ("uid", "tier", "path", "sha256"))
                 lake.execute(
-                    "UPDATE lake.instance SET tier = found.tier, path = found.path, located_at = $1, located_by = $2"
-                    " FROM (SELECT unnest($3::VARCHAR[]) AS uid, unnest($4::VARCHAR[]) AS tier, unnest($5::VARCHAR[]) AS path,"
-                    " unnest($6::VARCHAR[]) AS sha256) AS found"
+                    "UPDATE lake.instance SET tier = found.tier, path = found.path, located_at = $when, located_by = $run"  # noqa: S608 constants
+                    f" FROM (SELECT {columns}) AS found"
                     " WHERE instance.SOPInstanceUID = found.uid AND instance.sha256 = found.sha256",
-                    [
-                        when,
-                        run,
-                        [clean(each.SOPInstanceUID) for each in objects],
-                        [each.tier for each in objects],
-                        [clean(each.path) for each in objects],
-                        [each.sha256 for each in objects],
-                    ],
+                    {
+                        "when": when,
+                        "run": run,
+                        "uid": texts(clean(each.SOPInstanceUID) for each in objects),
+                        "tier": texts(each.tier for each in objects),
+                        "path": texts(clean(each.path) for each in objects),
+                        "sha256": texts(each.sha256 for each in objects),
+                    },
                 )
 
     def close(self) -> None:

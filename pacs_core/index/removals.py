@@ -5,7 +5,8 @@ out. The table `removed_instance` is written in that same transaction, so what a
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
 import duckdb
@@ -14,7 +15,9 @@ from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.locations import record_event
 from pacs_core.index.postgres import Database, Row, Session
 from pacs_core.index.schema import clean
+from pacs_core.index.texts import TEXTS, texts
 from pacs_core.model import UID, Change, Hold, Removed, RemovedState, StoredObject
+from pacs_core.ports import Discharge
 
 _HOLD_LOCKS = 0x70616374  # the first half of advisory locks that mean the hold of a study
 
@@ -42,8 +45,16 @@ _TAKE_OUT = f"""
 _SET_STATE = """
     UPDATE pacs.removed_instance AS removed SET state = :state
     FROM json_to_recordset(CAST(:rows AS json)) AS given("SOPInstanceUID" text, removed_at timestamptz)
-    WHERE removed."SOPInstanceUID" = given."SOPInstanceUID" AND removed.removed_at = given.removed_at
+    WHERE removed."SOPInstanceUID" = given."SOPInstanceUID" AND removed.removed_at = given.removed_at AND removed.state = :was
 """
+_DISCHARGEABLE = f"""
+    SELECT {_REMOVED} FROM pacs.removed_instance AS removed
+    WHERE state = 'quarantined' AND EXISTS (
+        SELECT 1 FROM json_to_recordset(CAST(:rows AS json)) AS given("SOPInstanceUID" text, removed_at timestamptz)
+        WHERE removed."SOPInstanceUID" = given."SOPInstanceUID" AND removed.removed_at = given.removed_at
+    ) AND NOT (:destroys AND EXISTS (SELECT 1 FROM pacs.hold WHERE hold."StudyInstanceUID" = removed."StudyInstanceUID" AND {_ACTIVE}))
+    FOR UPDATE OF removed
+"""  # noqa: S608 constants
 
 
 class LakeRemovals:
@@ -82,7 +93,7 @@ class LakeRemovals:
             with self._writer.files.transaction(lake):
                 details = json.dumps({"run_id": change.run, "policy": change.policy})
                 lake.execute("CALL lake.set_commit_message(?, ?, extra_info => ?)", [change.flow, change.action, details])
-                lake.execute("DELETE FROM lake.instance WHERE SOPInstanceUID IN (SELECT unnest(?::VARCHAR[]))", [gone])
+                lake.execute(f"DELETE FROM lake.instance WHERE SOPInstanceUID IN (SELECT {TEXTS})", [texts(gone)])  # noqa: S608 constants
                 _delete_childless(lake, studies)
 
     def all(self, state: RemovedState, *, study: str = "", due_at: datetime | None = None) -> Sequence[Removed]:
@@ -100,13 +111,26 @@ class LakeRemovals:
             )
         return [_removed(row) for row in rows]
 
-    def enter(self, removed: Sequence[Removed], state: RemovedState, change: Change) -> None:
-        """Enter a new state of some, and, where it is an end, what has happened to their studies."""
-        rows = [{"SOPInstanceUID": each.SOPInstanceUID, "removed_at": each.removed_at.isoformat()} for each in removed]
+    def quarantined(self, removed: Sequence[Removed]) -> None:
+        """Objects that were leaving are out of the way."""
         with self._database.transaction() as session:
-            session.run(_SET_STATE, rows=clean(json.dumps(rows, ensure_ascii=False)), state=state.value)
-            if state in (RemovedState.RESTORED, RemovedState.DESTROYED):
-                record_event(session, removed, change)
+            session.run(_SET_STATE, rows=_keys(removed), was="leaving", state="quarantined")
+
+    @contextmanager
+    def discharging(self, removed: Sequence[Removed], state: RemovedState, change: Change) -> Iterator[Discharge]:
+        """Let objects leave quarantine for good: those of them that are still in it, and, where they are to be destroyed, not on hold.
+
+        While the context lasts nobody else can take them out of it, or place a hold. What is entered as done then has the new state.
+        """
+        destroys = state is RemovedState.DESTROYED
+        with self._database.transaction() as session:
+            if destroys:
+                _lock_holds(session, {each.StudyInstanceUID for each in removed})
+            rows = session.run(_DISCHARGEABLE, rows=_keys(removed), destroys=destroys)
+            discharge = Discharge(tuple(map(_removed, rows)))
+            yield discharge
+            session.run(_SET_STATE, rows=_keys(discharge.done), was="quarantined", state=state.value)
+            record_event(session, discharge.done, change)
 
     def in_use(self, removed: Sequence[Removed]) -> frozenset[tuple[str, str]]:
         """Tiers and paths, of those of removed objects, under which an instance or a copy is held by now."""
@@ -120,9 +144,8 @@ class LakeRemovals:
 
     def removed_as_well(self, removed: Sequence[Removed]) -> frozenset[str]:
         """Which of the digests are those of other removals, whose time has not come."""
-        keys = [{"SOPInstanceUID": each.SOPInstanceUID, "removed_at": each.removed_at.isoformat()} for each in removed]
         with self._database.transaction() as session:
-            rows = session.run(_REMOVED_AS_WELL, rows=clean(json.dumps(keys)), digests=[each.sha256 for each in removed])
+            rows = session.run(_REMOVED_AS_WELL, rows=_keys(removed), digests=[each.sha256 for each in removed])
         return frozenset(digest for (digest,) in rows)
 
     def close(self) -> None:
@@ -184,24 +207,28 @@ def _lock_holds(session: Session, studies: Iterable[UID]) -> None:
     )
 
 
+def _keys(removed: Iterable[Removed]) -> str:
+    rows = [{"SOPInstanceUID": each.SOPInstanceUID, "removed_at": each.removed_at.isoformat()} for each in removed]
+    return clean(json.dumps(rows, ensure_ascii=False))
+
+
 def _delete_childless(lake: duckdb.DuckDBPyConnection, studies: Sequence[UID]) -> None:
+    uids = texts(studies)
     lake.execute(
-        "DELETE FROM lake.series WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[])) AND (StudyInstanceUID, SeriesInstanceUID) NOT IN"
-        " (SELECT (StudyInstanceUID, SeriesInstanceUID) FROM lake.instance WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[])))",
-        [studies, studies],
+        f"DELETE FROM lake.series WHERE StudyInstanceUID IN (SELECT {TEXTS}) AND (StudyInstanceUID, SeriesInstanceUID) NOT IN"  # noqa: S608 constants
+        f" (SELECT (StudyInstanceUID, SeriesInstanceUID) FROM lake.instance WHERE StudyInstanceUID IN (SELECT {TEXTS}))",
+        [uids, uids],
     )
-    patients = lake.execute(
-        "SELECT DISTINCT PatientID FROM lake.study WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[]))", [studies]
-    ).fetchall()
+    patients = lake.execute(f"SELECT DISTINCT PatientID FROM lake.study WHERE StudyInstanceUID IN (SELECT {TEXTS})", [uids]).fetchall()  # noqa: S608 constants
     lake.execute(
-        "DELETE FROM lake.study WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[])) AND StudyInstanceUID NOT IN"
-        " (SELECT StudyInstanceUID FROM lake.instance WHERE StudyInstanceUID IN (SELECT unnest(?::VARCHAR[])))",
-        [studies, studies],
+        f"DELETE FROM lake.study WHERE StudyInstanceUID IN (SELECT {TEXTS}) AND StudyInstanceUID NOT IN"  # noqa: S608 constants
+        f" (SELECT StudyInstanceUID FROM lake.instance WHERE StudyInstanceUID IN (SELECT {TEXTS}))",
+        [uids, uids],
     )
     lake.execute(
-        "DELETE FROM lake.patient WHERE PatientID IN (SELECT unnest(?::VARCHAR[])) AND (PatientID, IssuerOfPatientID) NOT IN"
-        " (SELECT (PatientID, IssuerOfPatientID) FROM lake.study WHERE PatientID IN (SELECT unnest(?::VARCHAR[])))",
-        [[patient for (patient,) in patients]] * 2,
+        f"DELETE FROM lake.patient WHERE PatientID IN (SELECT {TEXTS}) AND (PatientID, IssuerOfPatientID) NOT IN"  # noqa: S608 constants
+        f" (SELECT (PatientID, IssuerOfPatientID) FROM lake.study WHERE PatientID IN (SELECT {TEXTS}))",
+        [texts(patient for (patient,) in patients)] * 2,
     )
 
 

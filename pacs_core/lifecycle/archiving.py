@@ -6,8 +6,11 @@ no longer holds: from objects or packages, to where instances arrive, and into t
 
 import hashlib
 import secrets
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 from pacs_core.errors import PacsError, StorageUnavailable
@@ -60,13 +63,7 @@ class Archiver:
         with self._locations.locked([study]) as mine:
             if study not in mine:
                 return Moved(busy=(study,))
-            held = {each.SOPInstanceUID for each in self._locations.objects([study])}
-            lost = {
-                copy.SOPInstanceUID: copy
-                for copy in self._locations.copies([study])
-                if copy.state is CopyState.HELD and copy.SOPInstanceUID not in held
-            }
-            records, failures = self._recovered(list(lost.values()))
+            records, failures = self._recovered(self._lost(study))
             conflicting = {record.SOPInstanceUID for record in writer.commit(records).conflicting}
             back = [record.object for record in records if record.SOPInstanceUID not in conflicting]
             self._locations.note(back, change)
@@ -93,37 +90,64 @@ class Archiver:
         finished = [each for each in objects if each.SOPInstanceUID in done]
         return Moved(len(finished), sum(each.size for each in finished), 1 if finished else 0)
 
-    def _recovered(self, copies: Sequence[Copy]) -> tuple[list[InstanceRecord], list[Failure]]:
-        """Objects placed where instances arrive, and their records."""
-        records: list[InstanceRecord] = []
-        failures: list[Failure] = []
-        for tier, package in sorted({(copy.tier, copy.path if copy.member else "") for copy in copies}):
-            here = [copy for copy in copies if copy.tier == tier and (copy.path if copy.member else "") == package]
-            try:
-                files = self._of_package(tier, package, here) if package else self._of_objects(here)
-                for copy, file in files:
-                    records.append(self._placed(copy, file))
-            except PacsError as exc:
-                done = {record.SOPInstanceUID for record in records}
-                failures += [_failure(copy, exc) for copy in here if copy.SOPInstanceUID not in done]
-        return records, failures
+    def _lost(self, study: UID) -> Mapping[UID, Sequence[Copy]]:
+        """The copies of instances that are not held, or that were being brought back when a run was killed: of their last version."""
+        held = {each.SOPInstanceUID: each for each in self._locations.objects([study])}
+        cut_short = {
+            (uid, held[uid].sha256) for uid in self._locations.untold([study]) & held.keys() if held[uid].tier == self._landing.tier
+        }
+        versions: dict[UID, list[Copy]] = defaultdict(list)
+        for copy in self._locations.copies([study]):
+            if copy.state is CopyState.HELD and (copy.SOPInstanceUID not in held or (copy.SOPInstanceUID, copy.sha256) in cut_short):
+                versions[copy.SOPInstanceUID].append(copy)
+        last = {uid: max(copies, key=lambda copy: copy.since).sha256 for uid, copies in versions.items()}
+        return {uid: [copy for copy in copies if copy.sha256 == last[uid]] for uid, copies in versions.items()}
 
-    def _of_objects(self, copies: Sequence[Copy]) -> Iterator[tuple[Copy, Path]]:
+    def _recovered(self, lost: Mapping[UID, Sequence[Copy]]) -> tuple[list[InstanceRecord], list[Failure]]:
+        """Objects placed where instances arrive, each from the first of its copies that is good, and their records."""
+        records: dict[UID, InstanceRecord] = {}
+        failures: dict[UID, Failure] = {}
+        for attempt in zip_longest(*lost.values()):
+            copies = [copy for copy in attempt if copy is not None and copy.SOPInstanceUID not in records]
+            for copy, outcome in self._placed(copies):
+                if isinstance(outcome, PacsError):
+                    failures[copy.SOPInstanceUID] = _failure(copy, outcome)
+                else:
+                    records[copy.SOPInstanceUID] = outcome
+        return list(records.values()), [failure for uid, failure in failures.items() if uid not in records]
+
+    def _placed(self, copies: Sequence[Copy]) -> Iterator[tuple[Copy, InstanceRecord | PacsError]]:
+        """What comes of each copy: its object's record, now that it is placed, or why it is not. A package is read once."""
         for copy in copies:
+            if not copy.member:
+                yield copy, self._placed_object(copy)
+        for tier, path in sorted({(copy.tier, copy.path) for copy in copies if copy.member}):
+            yield from self._placed_members(tier, path, [copy for copy in copies if (copy.tier, copy.path) == (tier, path)])
+
+    def _placed_object(self, copy: Copy) -> InstanceRecord | PacsError:
+        try:
             with as_local_file(self._stores, copy.tier, copy.path, copy.sha256, self._scratch) as file:
-                yield copy, file
+                return self._place(copy, copy.path, file)
+        except PacsError as exc:
+            return exc
 
-    def _of_package(self, tier: str, path: str, copies: Sequence[Copy]) -> Iterator[tuple[Copy, Path]]:
-        by_member = {copy.member: copy for copy in copies}
-        wanted = {member: copy.sha256 for member, copy in by_member.items()}
-        with local_package(self._store(tier), path, self._scratch) as package, scratch_folder(self._scratch) as folder:
-            for member, extracted in extract(package, form_of(path), wanted, folder):
-                yield by_member[member], extracted
+    def _placed_members(self, tier: str, path: str, copies: Sequence[Copy]) -> Iterator[tuple[Copy, InstanceRecord | PacsError]]:
+        left = {copy.member: copy for copy in copies}
+        wanted = {member: copy.sha256 for member, copy in left.items()}
+        try:
+            with local_package(self._store(tier), path, self._scratch) as package, scratch_folder(self._scratch) as folder:
+                for member, extracted in extract(package, form_of(path), wanted, folder):
+                    copy = left.pop(member)
+                    yield copy, self._place(copy, member, extracted)
+        except PacsError as exc:
+            yield from ((copy, exc) for copy in left.values())
 
-    def _placed(self, copy: Copy, file: Path) -> InstanceRecord:
-        path = copy.member or copy.path
-        record = record_of(file, tier=self._landing.tier, path=path)
-        bring_back(self._landing, record.object, file)
+    def _place(self, copy: Copy, path: str, file: Path) -> InstanceRecord | PacsError:
+        try:
+            record = record_of(file, tier=self._landing.tier, path=path)
+            bring_back(self._landing, replace(record.object, sha256=copy.sha256), file)
+        except PacsError as exc:
+            return exc
         return record
 
     @contextmanager

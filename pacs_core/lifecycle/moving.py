@@ -19,7 +19,7 @@ from pacs_core.errors import ChecksumMismatch, IntegrityError, ObjectMissing, Pa
 from pacs_core.lifecycle.packaging import scratch_folder
 from pacs_core.lifecycle.plan import Step
 from pacs_core.model import UID, Change, Copy, CopyState, InstanceRecord, StoredObject
-from pacs_core.ports import LandingStore, Locations, ObjectStore
+from pacs_core.ports import LandingStore, Locations, Locked, ObjectStore
 
 log = structlog.get_logger(__name__)
 
@@ -88,11 +88,11 @@ class Mover:
         With `keep`, the old objects stay as further copies. One object's failure stops no other. StorageUnavailable if a tier that
         is named is not configured; IndexUnavailable.
         """
-        return self._each_study(steps, lambda objects: self._moved(objects, steps[0].target, change, keep=keep), change)
+        return self._each_study(steps, lambda objects, mine: self._moved(objects, steps[0].target, change, mine, keep=keep), change)
 
     def copy(self, steps: Sequence[Step], change: Change) -> Moved:
         """Take steps of one source and target: a further copy of every object that has none there yet. Errors as `move`."""
-        return self._each_study(steps, lambda objects: self._copied(objects, steps[0].target, change), change)
+        return self._each_study(steps, lambda objects, mine: self._copied(objects, steps[0].target, change, mine), change)
 
     def settle(self, studies: Sequence[UID], change: Change) -> None:
         """Bring to an end what killed runs have left of studies whose lock is held."""
@@ -104,9 +104,9 @@ class Mover:
     def settle_left(self, change: Change) -> None:
         """The same for every study that nobody works on."""
         with self._locations.locked(self._locations.unsettled_studies()) as mine:
-            self.settle(sorted(mine), change)
+            self.settle(sorted(mine.studies), change)
 
-    def _each_study(self, steps: Sequence[Step], work: Callable[[Sequence[StoredObject]], Moved], change: Change) -> Moved:
+    def _each_study(self, steps: Sequence[Step], work: Callable[[Sequence[StoredObject], Locked], Moved], change: Change) -> Moved:
         source, target = steps[0].source, steps[0].target
         for tier in (source, target):
             self._store(tier)
@@ -115,16 +115,17 @@ class Mover:
             studies = [study for study in wanted if study in mine]
             self.settle(studies, change)
             objects = [each for each in self._locations.objects(studies) if each.tier == source]
-            result = sum((work(objects[at : at + _BATCH]) for at in range(0, len(objects), _BATCH)), Moved())
+            result = sum((work(objects[at : at + _BATCH], mine) for at in range(0, len(objects), _BATCH)), Moved())
         return result + Moved(busy=tuple(study for study in wanted if study not in mine))
 
-    def _moved(self, objects: Sequence[StoredObject], target: str, change: Change, *, keep: bool) -> Moved:
+    def _moved(self, objects: Sequence[StoredObject], target: str, change: Change, mine: Locked, *, keep: bool) -> Moved:
         good, failures = self._transfer(objects, target, change)
+        mine.check()  # else an attempt of the same run after this one may be removing what we have copied
         moved = self._locations.moved(good, target, change, keep=keep) if good else frozenset[UID]()
         self._remove_departing(sorted({each.StudyInstanceUID for each in objects}))
         return _outcome(good, moved, failures)
 
-    def _copied(self, objects: Sequence[StoredObject], target: str, change: Change) -> Moved:
+    def _copied(self, objects: Sequence[StoredObject], target: str, change: Change, mine: Locked) -> Moved:
         present = {
             (copy.SOPInstanceUID, copy.sha256)
             for copy in self._locations.copies(sorted({each.StudyInstanceUID for each in objects}))
@@ -132,6 +133,7 @@ class Mover:
         }
         missing = [each for each in objects if (each.SOPInstanceUID, each.sha256) not in present]
         good, failures = self._transfer(missing, target, change)
+        mine.check()
         copied = self._locations.copied(good, target, change) if good else frozenset[UID]()
         self._remove_departing(sorted({each.StudyInstanceUID for each in objects}))
         return _outcome(good, copied, failures)

@@ -19,7 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
-from pacs_core.errors import ChecksumMismatch, ObjectMissing
+from pacs_core.errors import ChecksumMismatch, ObjectMissing, StorageUnavailable
 from pacs_core.model import UID, StoredObject
 from pacs_core.ports import ObjectStore
 
@@ -71,7 +71,7 @@ def write_package(target: Path, form: Form, objects: Sequence[StoredObject], ope
 
 
 def check_package(package: Path, form: Form, expected: Iterable[StoredObject]) -> None:
-    """Read a package whole. ChecksumMismatch, ObjectMissing if it does not have every object with its bytes."""
+    """Read a package whole. ChecksumMismatch, ObjectMissing if it does not have every object with its bytes; StorageUnavailable."""
     with _translated():
         digests = dict(_digests(package, form))
     for each in expected:
@@ -81,19 +81,19 @@ def check_package(package: Path, form: Form, expected: Iterable[StoredObject]) -
 
 
 def extract(package: Path, form: Form, wanted: Mapping[str, str], folder: Path) -> Iterator[tuple[str, Path]]:
-    """Members by name and SHA-256, each as a file of its own until the next is asked for. Errors as `check_package`."""
+    """Members by name and SHA-256, each as a file of its own until the next is asked for.
+
+    ChecksumMismatch, after all others, if there are some that the package lacks or has damaged.
+    """
     found: set[str] = set()
+    target = folder / "member"
     with _translated():
         for name, content in _members(package, form):
-            if name in wanted:
-                target = folder / "member"
-                with target.open("wb") as file:
-                    shutil.copyfileobj(content, file, _BLOCK)
-                _check(name, _digest_of(target), wanted[name])
+            if name in wanted and _is_extracted(content, target, wanted[name]):
                 found.add(name)
                 yield name, target
     if missing := wanted.keys() - found:
-        raise ObjectMissing(f"the package lacks {min(missing)}")
+        raise ChecksumMismatch(f"the package lacks {min(missing)}, or has it damaged")
 
 
 @contextmanager
@@ -162,6 +162,10 @@ def _translated() -> Iterator[None]:
         yield
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as exc:
         raise ChecksumMismatch(f"the package cannot be read: {exc}") from exc
+    except FileNotFoundError as exc:
+        raise ObjectMissing("the package is not where it was stored") from exc
+    except OSError as exc:
+        raise StorageUnavailable(f"the package cannot be read: {exc.strerror}") from exc
 
 
 def _digests(package: Path, form: Form) -> Iterator[tuple[str, str]]:
@@ -170,6 +174,16 @@ def _digests(package: Path, form: Form) -> Iterator[tuple[str, str]]:
         while block := content.read(_BLOCK):
             digest.update(block)
         yield name, digest.hexdigest()
+
+
+def _is_extracted(content: IO[bytes], target: Path, sha256: str) -> bool:
+    """Whether a member is now a file, with its bytes."""
+    try:
+        with target.open("wb") as file:
+            shutil.copyfileobj(content, file, _BLOCK)
+    except zipfile.BadZipFile:  # its own checksum says so
+        return False
+    return _digest_of(target) == sha256
 
 
 def _digest_of(file: Path) -> str:

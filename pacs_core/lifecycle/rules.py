@@ -6,7 +6,7 @@ far it then empties it, oldest study first.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pacs_core.lifecycle.plan import Step
@@ -140,6 +140,16 @@ def plan_retention(rules: Iterable[RetentionRule], facts: Callable[[str], Iterab
             chosen = steps_of(rule.name, "", rule.selection, known[tier])
             steps += [step for step in chosen if policy_of.setdefault(step.StudyInstanceUID, rule.name) == rule.name]
     return steps
+
+
+def instances_named(step: Step, rules: Iterable[RetentionRule], facts: Callable[[str], Iterable[StudyFacts]]) -> int:
+    """Of how many instances the step would be if it were planned now; 0 if its rule no longer names its study.
+
+    Args:
+        facts: the step's study on a tier.
+    """
+    now = plan_retention(rules, facts)
+    return sum(each.instances for each in now if replace(each, instances=0, bytes=0) == replace(step, instances=0, bytes=0))
 
 
 @dataclass(frozen=True, slots=True)

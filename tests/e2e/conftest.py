@@ -20,24 +20,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
     running.stop()
 
 
-@pytest.fixture
-def new_archive(tmp_path: Path) -> Iterator[Callable[..., Archive]]:
-    """Makes archives of the test's own, started by the test, stopped after it."""
-    made: list[Archive] = []
-
-    def make(**settings: str) -> Archive:
-        made.append(Archive(tmp_path / f"archive{len(made)}", settings=settings))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.stop()
-
-
 @pytest.fixture(scope="session")
 def catalogs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalogs]:
     """One PostgreSQL for the light listeners."""
-    server = Catalogs(tmp_path_factory.mktemp("catalogs"))
+    server = Catalogs(tmp_path_factory.mktemp("catalogs"), hasty=True)
     server.start()
     yield server
     server.stop()

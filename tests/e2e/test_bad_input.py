@@ -14,7 +14,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from tests.support import dcmtk, scu
-from tests.support.archive import PACS, Archive, Listener
+from tests.support.archive import PACS, Listener
 from tests.support.catalog import Catalogs
 from tests.support.part10 import assert_identical, dataset_bytes
 from tests.support.processes import assert_succeeded, clean_environment, run
@@ -241,23 +241,6 @@ class TestEnvironment:
         finally:
             listener.stop()
             catalogs.stop()
-
-    def test_the_supervisor_brings_a_killed_postgresql_back(self, new_archive: Callable[..., Archive], tmp_path: Path) -> None:
-        archive = new_archive()
-        archive.start()
-        study = Study("MR", instances=10)
-        files = study.write(tmp_path / "sent")
-        assert_succeeded(dcmtk.storescu(archive.scp, files[:5]))
-        (pid_file,) = (archive.home / "postgres").rglob("postmaster.pid")
-        killed = int(pid_file.read_text().splitlines()[0])
-        os.kill(killed, 9)
-        eventually(
-            lambda: pid_file.exists() and int(pid_file.read_text().splitlines()[0]) != killed, within=60, what="another PostgreSQL process"
-        )
-        eventually(lambda: dcmtk.storescu(archive.scp, files).returncode == 0, within=60, what="storing again")
-        eventually(lambda: archive.run_pacs("sql", "-c", "SELECT 1").returncode == 0, within=60, what="SQL again")
-        rows = archive.sql(f"SELECT path FROM instance WHERE StudyInstanceUID = '{study.uid}'")
-        assert_identical(files, [archive.home / "hot" / row["path"] for row in rows])
 
 
 def _store_until_failure(listener: Listener, directory: Path, *, after: int, interrupt: Callable[[], None]) -> list[Path]:

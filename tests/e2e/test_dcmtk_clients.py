@@ -271,18 +271,6 @@ def test_many_associations_at_once_store_everything(archive: Archive, tmp_path: 
     assert row == {"held": 80, "once": 80}
 
 
-def test_a_restart_finds_everything_that_was_acknowledged(new_archive: Callable[..., Archive], tmp_path: Path) -> None:
-    archive = new_archive()
-    archive.start()
-    study = Study("MR", instances=20)
-    files = study.write(tmp_path / "sent")
-    assert_succeeded(dcmtk.storescu(archive.scp, files))
-    archive.restart()
-    got = dcmtk.getscu(archive.scp, tmp_path / "got", "study", "STUDY", {"StudyInstanceUID": study.uid})
-    assert got.status == 0x0000, got.output
-    assert_identical(files, (tmp_path / "got").iterdir())
-
-
 def test_file_meta_tells_where_an_instance_came_from(archive: Archive, tmp_path: Path) -> None:
     study = Study("MR")
     (path,) = study.write(tmp_path / "sent")

@@ -3,31 +3,37 @@
 import json
 import os
 import re
+import shutil
 import signal
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pacs_core.supervisor.flow_api import FlowApi
-from pacs_core.supervisor.flow_schedules import by_cron, by_interval
+from pacs_core.supervisor.flow_schedules import by_interval
 from pacs_core.supervisor.part import PartState, PartStatus
 from pacs_core.supervisor.plan import POSTGRES
 from pacs_core.supervisor.postgres import EmbeddedPostgres, socket_directory
 from pacs_core.supervisor.process import leftovers
 from pacs_core.supervisor.runtime import read_runtime
-from tests.support.archive import PACS, Archive
-from tests.support.dcmtk import echoscu
-from tests.support.processes import Daemon
+from tests.support.archive import Archive
+from tests.support.dcmtk import getscu, storescu
+from tests.support.part10 import assert_identical
+from tests.support.processes import Daemon, assert_succeeded
+from tests.support.synthetic import Study
 from tests.support.waiting import eventually
 
 # One after another, on one worker: they stop and start the archive that they share.
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("up")]
 
+TEMPLATE = Path(__file__).resolve().parents[2] / "deployments" / "custom"
 PARTS = ("postgres", "prefect", "flow-runner", "dask-scheduler", "dask-worker-1", "dask-worker-2", "listener-1", "listener-2", "web")
 
 
@@ -37,6 +43,21 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
     archive.start()
     yield archive
     archive.stop()
+
+
+@dataclass(frozen=True)
+class Sent:
+    study: Study
+    files: list[Path]
+
+
+@pytest.fixture(scope="module")
+def sent(up: Archive, tmp_path_factory: pytest.TempPathFactory) -> Sent:
+    """A study of which one half has been stored."""
+    study = Study("MR", instances=20)
+    files = study.write(tmp_path_factory.mktemp("sent"))
+    assert_succeeded(storescu(up.scp, files[:10]))
+    return Sent(study, files)
 
 
 def parts(archive: Archive) -> dict[str, PartStatus]:
@@ -110,7 +131,7 @@ def test_a_port_that_is_taken_is_named(up: Archive, tmp_path: Path) -> None:
 
 def test_scheduled_runs_appear(up: Archive) -> None:
     """Broken pins of Prefect's dependencies show in nothing else."""
-    request = urllib.request.Request(  # our own server
+    request = urllib.request.Request(  # noqa: S310  # our own server
         f"{up.prefect_api_url}/flow_runs/count",
         data=json.dumps({"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}).encode(),
         headers={"Content-Type": "application/json"},
@@ -124,6 +145,7 @@ def test_scheduled_runs_appear(up: Archive) -> None:
 
 
 @pytest.mark.parametrize("name", PARTS)
+@pytest.mark.usefixtures("sent")
 def test_a_part_that_is_killed_comes_back(up: Archive, name: str) -> None:
     eventually(all_ready(up), within=90, what="every part")
     before = parts(up)[name]
@@ -141,43 +163,62 @@ def test_a_part_that_is_killed_comes_back(up: Archive, name: str) -> None:
     eventually(lambda: f"{name}: again ready" in up.process.output(), within=10, what="the line that says so")
 
 
-def test_it_answers_dicom_after_all_that(up: Archive) -> None:
-    eventually(lambda: echoscu(up.scp).returncode == 0, within=30, what="C-ECHO")
+def test_it_holds_what_was_stored_before_and_after_all_that(up: Archive, sent: Sent) -> None:
+    eventually(lambda: storescu(up.scp, sent.files).returncode == 0, within=60, what="storing again")
+    eventually(lambda: up.run_pacs("sql", "-c", "SELECT 1").returncode == 0, within=60, what="SQL again")
+    rows = up.sql(f"SELECT path FROM instance WHERE StudyInstanceUID = '{sent.study.uid}'")
+    assert_identical(sent.files, [up.home / "hot" / row["path"] for row in rows])
 
 
-def test_sigterm_leaves_no_process_and_a_paused_flow_stays_paused(up: Archive) -> None:
+@pytest.fixture(scope="module")
+def restarted(up: Archive) -> Archive:
+    """Ended by SIGTERM and started again, after its user had paused a flow, changed schedules and put flows into the home.
+
+    One start for all the tests that need one: it is the dearest thing they do.
+    """
     with FlowApi(up.prefect_api_url) as api:
         assert api.pause("verify").paused
+        assert api.deployment("verify").schedules == ("30 2 * * * UTC",)
+        api.reschedule("verify", by_interval("6h"))
+        api.reschedule("cleanup", None)
+    shutil.copytree(TEMPLATE, up.home / "flows" / "report")
+    for name, content in (("broken", "deployments: [{name: broken, entrypoint: 'flow.py:nothing', work_pool: {name: pacs}}]"), ("no", "{")):
+        folder = up.home / "flows" / name
+        folder.mkdir()
+        (folder / "prefect.yaml").write_text(content)
     assert up.stop() == 0
     assert processes_of(up) == []
     assert up.process.output().splitlines()[-1] == "pacs: stopped"
     assert "did not stop" not in up.process.output()
     up.start()
-    with FlowApi(up.prefect_api_url) as api:
+    return up
+
+
+def test_a_paused_flow_stays_paused_over_a_restart(restarted: Archive) -> None:
+    with FlowApi(restarted.prefect_api_url) as api:
         assert api.deployment("verify").paused
         assert not api.resume("verify").paused
 
 
-def test_schedules_are_the_users_after_the_first_start(up: Archive) -> None:
-    with FlowApi(up.prefect_api_url) as api:
-        first = api.deployment("verify").schedules
-        assert first == ("30 2 * * * UTC",)
-        api.reschedule("verify", by_interval("6h"))
-    up.restart()
-    with FlowApi(up.prefect_api_url) as api:
+def test_schedules_are_the_users_after_the_first_start(restarted: Archive) -> None:
+    with FlowApi(restarted.prefect_api_url) as api:
         assert api.deployment("verify").schedules == ("every 21600 s",)
-        api.reschedule("verify", None)
-    up.restart()
-    with FlowApi(up.prefect_api_url) as api:
-        assert api.deployment("verify").schedules == ()
-        assert api.reschedule("verify", by_cron("30 2 * * *", "UTC")).schedules == first
+        assert api.deployment("cleanup").schedules == ()
+        assert api.deployment("migrate").schedules == ("15 * * * * UTC",)
 
 
-def test_ctrl_c_leaves_no_process(up: Archive) -> None:
-    assert up.stop(signal.SIGINT) == 0
-    assert processes_of(up) == []
-    assert "did not stop" not in up.process.output()
-    up.start()
+def test_a_restart_finds_everything_that_was_acknowledged(restarted: Archive, sent: Sent, tmp_path: Path) -> None:
+    got = getscu(restarted.scp, tmp_path / "got", "study", "STUDY", {"StudyInstanceUID": sent.study.uid})
+    assert got.status == 0x0000, got.output
+    assert_identical(sent.files, (tmp_path / "got").iterdir())
+
+
+def test_flows_in_the_home_are_deployed_and_a_broken_one_stops_no_other(restarted: Archive) -> None:
+    with FlowApi(restarted.prefect_api_url) as api:
+        eventually(lambda: {each.flow for each in api.deployments()} > {"study_report", "verify"}, within=60, what="both flows")
+    log = restarted.home / "logs" / "flow-runner.log"
+    eventually(lambda: log.read_text().count("not deployed") == 2, within=60, what="a line for each that is broken")
+    shutil.rmtree(restarted.home / "flows")  # the starts that follow need not deploy them
 
 
 def test_a_killed_supervisor_leaves_a_home_that_starts_again(up: Archive) -> None:
@@ -194,13 +235,15 @@ def test_an_orphaned_postgres_is_stopped_and_not_fought_with(up: Archive) -> Non
     assert postgres is not None
     os.kill(postgres, signal.SIGSTOP)  # so that it does not follow its supervisor
     up.process.kill()
-    second = Daemon([PACS, "up"], log=up.log, env=up.env)
-    os.kill(postgres, signal.SIGCONT)
-    try:
-        second.wait_for("pacs ready:", within=90)
-    finally:
-        assert second.stop(within=60) == 0
+    threading.Timer(1, os.kill, (postgres, signal.SIGCONT)).start()
+    up.start()
+    eventually(lambda: health(up)[0] == 200, within=30, what="health")
+
+
+def test_ctrl_c_leaves_no_process(up: Archive) -> None:
+    assert up.stop(signal.SIGINT) == 0
     assert processes_of(up) == []
+    assert "did not stop" not in up.process.output()
 
 
 def descendants(daemon: Daemon) -> set[int]:

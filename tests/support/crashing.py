@@ -1,6 +1,7 @@
 """A crash at every line, as far as others can see it: before or after any call of a collaborator."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 
@@ -32,19 +33,24 @@ class Fuse:
         raise Crash
 
 
-class Fused:
-    """A collaborator whose named methods go through a fuse; everything else is its own."""
+class Hooked:
+    """A collaborator whose named methods are called by way of `call`, which gets them and their arguments; everything else is its own."""
 
-    def __init__(self, target: Any, fuse: Fuse, *methods: str) -> None:
+    def __init__(self, target: Any, call: Callable[..., Any], *methods: str) -> None:
         self._target = target
-        self._fuse = fuse
+        self._call = call
         self._methods = methods
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._target, name)
-        if name in self._methods:
-            return lambda *args, **kwargs: self._fuse.call(attribute, *args, **kwargs)
-        return attribute
+        return partial(self._call, attribute) if name in self._methods else attribute
+
+
+class Fused(Hooked):
+    """A collaborator whose named methods go through a fuse."""
+
+    def __init__(self, target: Any, fuse: Fuse, *methods: str) -> None:
+        super().__init__(target, fuse.call, *methods)
 
 
 def every_crash(most: int = 200) -> Iterator[Fuse]:

@@ -70,6 +70,16 @@ class TieredHome:
         self.commit()
         return [UID(study.uid) for study in chosen]
 
+    def send_again(self, study: UID) -> None:
+        """What was first sent of a study arrives once more, and is indexed."""
+        first, again = self.home / "media" / study / "0", self.media(study)
+        again.mkdir()
+        for path in first.iterdir():
+            (again / path.name).write_bytes(path.read_bytes())
+        with wiring.importer(self.settings) as importer:
+            list(importer.run([again]))
+        self.commit()
+
     def media(self, study: str) -> Path:
         """A new folder for what is sent of a study."""
         root = self.home / "media" / study
@@ -119,6 +129,17 @@ class TieredHome:
 
 def change(action: str = "migrated", run: str = "run-1") -> Change:
     return Change(run=run, flow="test", action=action, policy="manual", at=datetime.now(UTC))
+
+
+def as_planned(step: Step) -> int:
+    """Retention's rules as if they had never changed their mind."""
+    return step.instances
+
+
+def end_study_locks(home: TieredHome) -> None:
+    """As when PostgreSQL loses the connections, and nobody else any."""
+    with home.database.transaction() as session:
+        session.run("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'pacs-study-lock'")
 
 
 def _toml(value: object) -> str:

@@ -100,9 +100,37 @@ def test_every_wrong_setting_is_named_at_once(home: Path) -> None:
     assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == ["dicom_port", "http_port"]
 
 
-def test_an_unknown_setting_is_told_the_known_ones(home: Path) -> None:
-    _write(home, "dicomport = 104\n")
-    with pytest.raises(ConfigurationError, match=r"dicomport: there is no such setting.*dicom_port"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("dicomport = 104", "dicomport: there is no such setting; .*dicom_port"),
+        ('[tiers.warm]\nurl = "/mnt"\nend = ""', "tiers.warm.end: there is no such setting; .*endpoint"),
+        ('[archives.old]\nurl = "/mnt"\nend = ""', "archives.old.end: there is no such setting; .*endpoint"),
+        (
+            '[[migrations]]\nname = "a"\nsource = "hot"\ntarget = "hot"\nmodality = ["CT"]',
+            "migrations.0.modality: there .*modalities.*unused_days",
+        ),
+        ('[[retentions]]\nname = "a"\nmodality = ["CT"]', "retentions.0.modality: there .*modalities.*undo_days"),
+        ('[[archivals]]\nname = "a"\ndestination = "b"\nmodality = ["CT"]', "archivals.0.modality: there .*form.*modalities"),
+    ],
+)
+def test_an_unknown_setting_is_told_the_known_ones(home: Path, content: str, message: str) -> None:
+    _write(home, content + "\n")
+    with pytest.raises(ConfigurationError, match=message):
+        load_settings(home)
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        '[tiers.warm]\nurl = "s3://images"\n[tiers.cold]\nurl = "s3://images/"\n',
+        '[tiers.warm]\nurl = "/mnt"\n[archives.tape]\nurl = "file:///mnt"\n',
+    ],
+)
+def test_two_names_of_one_place_are_refused(home: Path, tables: str) -> None:
+    """To move there would be to remove the only object."""
+    _write(home, tables)
+    with pytest.raises(ConfigurationError, match="are the same place"):
         load_settings(home)
 
 

@@ -316,6 +316,28 @@ def test_a_conflict_waits_for_the_tier_of_the_held_object_and_is_parked_in_the_e
     assert second.path in home.objects()
 
 
+def test_an_arrival_takes_the_place_of_what_retention_removes_while_the_conflict_is_settled(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = home.append(1, path="2024/02/28/1.4.1.dcm")
+    committer = home.committer()
+    committer.commit_pending()
+    second = home.append(1, path="2024/02/29/1.4.1.dcm")
+    locate = home.index.locate
+
+    def removed_meanwhile(query: Query) -> Sequence[StoredObject]:
+        if home.index.rows.get(first.SOPInstanceUID) == first:
+            del home.index.rows[first.SOPInstanceUID]
+        return locate(query)
+
+    monkeypatch.setattr(home.index, "locate", removed_meanwhile)
+    with pytest.raises(StorageUnavailable):
+        committer.commit_pending()
+    assert committer.commit_pending() == 1
+    assert home.index.rows[first.SOPInstanceUID] == second
+    assert second.path in home.objects()
+
+
 def test_what_was_replaced_on_another_tier_is_kept_aside_too(home: Home) -> None:
     first = home.append(1, content=b"first")
     home.committer().commit_pending()

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -15,6 +15,7 @@ from typing import BinaryIO
 import pydicom.data
 import pytest
 from pydicom.datadict import tag_for_keyword
+from typing_extensions import Buffer
 
 from pacs_core.archive import placing
 from pacs_core.archive.ingest import Ingest
@@ -37,6 +38,7 @@ from pacs_core.storage.uncommitted import JournalReader
 BUNDLED = Path(pydicom.data.__file__).parent / "test_files"
 WHEN = datetime(2024, 2, 29, 12, tzinfo=UTC)
 REQUEST = StoreRequest(UID("1.2.840.10008.5.1.4.1.1.7"), UID("1.2.3.4"), UID("1.2.840.10008.1.2"), Origin("CT1", "PACS", WHEN))
+LATER = replace(REQUEST, origin=Origin("CT1", "PACS", WHEN.replace(hour=13)))
 
 
 def data_set(**attributes: str) -> bytes:
@@ -357,3 +359,36 @@ def test_a_held_object_that_cannot_be_read_gives_way_only_if_the_medium_is_at_fa
     else:
         assert home.store(data_set(), later()).fate is fate
         assert len(home.quarantined()) == 1
+
+
+@pytest.mark.parametrize("again", [data_set(), data_set(PatientID="P2")])
+def test_the_holder_of_a_name_that_retention_takes_meanwhile_is_named_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch, again: bytes
+) -> None:
+    """Between the comparison and the journal: retention has not seen the arrival, and the arrival relies on what it takes."""
+    first = home.store(data_set()).record
+    _when_journalled(home, monkeypatch, lambda: LandingDirectory(home.hot).retire(first.path, first.sha256))
+    assert home.store(again, LATER).record == first
+    assert placing.is_intact(LandingDirectory(home.hot), first)
+
+
+def test_where_the_holder_is_gone_for_good_nothing_is_acknowledged(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was moved to another tier, or destroyed; the repetition finds out which."""
+    first = home.store(data_set()).record
+    _when_journalled(home, monkeypatch, (home.hot / first.path).unlink)
+    with pytest.raises(StorageUnavailable):
+        home.store(data_set(), LATER)
+    monkeypatch.undo()
+    assert home.store(data_set(), LATER).fate is Fate.STORED
+
+
+def _when_journalled(home: Home, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Something happens just before the next record is journalled."""
+    journal = home.ingest._journal
+    append = journal.append
+
+    def acting(record: InstanceRecord, content: Buffer | None = None) -> bool:
+        act()
+        return append(record, content)
+
+    monkeypatch.setattr(journal, "append", acting)

@@ -23,7 +23,7 @@ class Place:
 
 @pytest.fixture(scope="session")
 def catalogs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalogs]:
-    server = Catalogs(tmp_path_factory.mktemp("postgres"))
+    server = Catalogs(tmp_path_factory.mktemp("postgres"), hasty=True)
     server.start()
     yield server
     server.stop()

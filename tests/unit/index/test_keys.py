@@ -34,6 +34,12 @@ def test_an_instance_that_is_held_already_is_repeated_and_looked_up_in_the_lake(
     assert plan.unsure == {record(1).SOPInstanceUID}
 
 
+def test_a_replay_of_an_instance_that_has_moved_leaves_it_where_it_is() -> None:
+    plan = plan_keys([record(1)], held(record(1, tier="warm")))
+    assert [winner.tier for winner in plan.winners.values()] == ["warm"]
+    assert (plan.added, plan.changed, plan.conflicting) == ((), (), ())
+
+
 def test_another_object_of_a_held_instance_is_conflicting() -> None:
     other = record(1, path="elsewhere.dcm")
     plan = plan_keys([other], held(record(1)))

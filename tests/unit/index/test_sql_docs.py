@@ -55,7 +55,7 @@ def _remove_one(place: Place, now: datetime) -> None:
     writer.commit(gone)
     removals.take_out([each.object for each in gone], change, now + timedelta(days=7))
     removals.forget_rows(removals.all(RemovedState.LEAVING), change)
-    removals.enter(removals.all(RemovedState.LEAVING), RemovedState.QUARANTINED, change)
+    removals.quarantined(removals.all(RemovedState.LEAVING))
     removals.close()
 
 

@@ -5,6 +5,7 @@ import zipfile
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 import pydicom.uid
 import pytest
@@ -17,7 +18,7 @@ from pacs_core.lifecycle.packaging import Form
 from pacs_core.model import UID, CopyState, RemovedState
 from tests.support.crashing import Crash, Fused, every_crash
 from tests.support.synthetic import Study
-from tests.support.tiered import TieredHome, change
+from tests.support.tiered import TieredHome, as_planned, change
 
 LATER = datetime(2999, 1, 1, tzinfo=UTC)
 
@@ -36,9 +37,17 @@ def remove(home: TieredHome, study: UID) -> int:
     """By retention that requires a copy, and destroyed at once."""
     retention = wiring.retention(home.settings, home.locations, home.removals)
     past = datetime(2020, 1, 1, tzinfo=UTC)
-    removed = retention.remove([home.step(study, "hot", "")], change("removed"), past, require_copy=True)
+    removed = retention.remove([home.step(study, "hot", "")], change("removed"), past, named=as_planned, require_copy=True)
     retention.destroy(home.removals.all(RemovedState.QUARANTINED, study=study), change("destroyed"))
     return removed.instances
+
+
+def damaged(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def damage(file: Path) -> None:
+    file.write_bytes(damaged(file.read_bytes()))
 
 
 def bring_back(home: TieredHome, archiver: Archiver, study: UID) -> int:
@@ -98,6 +107,23 @@ def test_a_damaged_object_keeps_its_study_from_being_packed_and_stops_no_other(h
     assert not [copy for copy in home.locations.copies([damaged]) if copy.state is CopyState.HELD]
 
 
+def test_a_package_goes_when_the_last_of_its_members_does(home: TieredHome, archiver: Archiver) -> None:
+    (study,) = home.take_in()
+    archiver.archive([home.step(study, "hot", "cold")], change("archived"), Form.ZIP)
+    package, (first, *others) = package_of(home, study), home.locations.copies([study])
+    mover = wiring.mover(home.settings, home.locations)
+    for leaving, left in (([first], 2), (others, 0)):
+        with home.database.transaction() as session:
+            session.run(
+                """UPDATE pacs.instance_copy SET state = 'leaving' WHERE "SOPInstanceUID" = ANY(CAST(:uids AS text[]))""",
+                uids=[copy.SOPInstanceUID for copy in leaving],
+            )
+        mover.settle([study], change())
+        assert len(home.locations.copies([study])) == left
+        assert package.exists() is (left > 0)
+    assert all(home.is_intact(each) for each in home.objects(study))
+
+
 def test_a_damaged_package_is_no_copy_that_retention_relies_on(home: TieredHome, archiver: Archiver) -> None:
     (study,) = home.take_in()
     archiver.archive([home.step(study, "hot", "cold")], change("archived"), Form.ZIP)
@@ -107,6 +133,77 @@ def test_a_damaged_package_is_no_copy_that_retention_relies_on(home: TieredHome,
     package.write_bytes(content)
     assert remove(home, study) == 0
     assert len(home.objects(study)) == 3
+
+
+def test_bringing_back_that_was_killed_before_the_lake_knew_is_completed(
+    home: TieredHome, archiver: Archiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (study,) = home.take_in(instances=2)
+    archiver.archive([home.step(study, "hot", "cold")], change("archived"), Form.OBJECTS)
+    assert remove(home, study) == 2
+
+    def die(*_: object) -> NoReturn:
+        raise Crash
+
+    with closing(wiring.index_writer(home.settings)) as writer:
+        monkeypatch.setattr(writer, "_write", die)
+        with pytest.raises(Crash):
+            archiver.bring_back(study, change("restored"), writer)
+    assert (len(home.objects(study)), len(home.lake_rows(study))) == (2, 0)
+    assert bring_back(home, archiver, study) == 2
+    assert sorted(home.lake_rows(study), key=lambda each: each.path) == sorted(home.objects(study), key=lambda each: each.path)
+    assert bring_back(home, archiver, study) == 0
+
+
+@pytest.mark.parametrize("form", Form)
+def test_what_one_copy_does_not_give_comes_from_another(home: TieredHome, archiver: Archiver, form: Form) -> None:
+    """One member of the first copy is damaged, one object of the second; the rest of each is as good as ever."""
+    (study,) = home.take_in()
+    first, second, _ = (each.path for each in home.objects(study))
+    archiver.archive([home.step(study, "hot", "cold")], change("archived"), form)
+    archiver.archive([home.step(study, "hot", "warm")], change("archived", run="again"), Form.OBJECTS)
+    assert remove(home, study) == 3
+    in_cold, in_warm = (Path(home.settings.tiers[tier].url) for tier in ("cold", "warm"))
+    if form is Form.OBJECTS:
+        damage(in_cold / first)
+    else:
+        (package,) = {copy.path for copy in home.locations.copies([study]) if copy.member}
+        original = (in_warm / first).read_bytes()
+        content = (in_cold / package).read_bytes()
+        at = content.index(original)
+        (in_cold / package).write_bytes(content[:at] + damaged(original) + content[at + len(original) :])
+    damage(in_warm / second)
+    assert bring_back(home, archiver, study) == 3
+    assert all(home.is_intact(each) for each in home.objects(study))
+
+
+def test_what_no_copy_gives_is_told_and_stops_nothing_else(home: TieredHome, archiver: Archiver) -> None:
+    (study,) = home.take_in(instances=2)
+    archiver.archive([home.step(study, "hot", "cold")], change("archived"), Form.OBJECTS)
+    assert remove(home, study) == 2
+    copy = home.locations.copies([study])[0]
+    damage(Path(home.settings.tiers["cold"].url) / copy.path)
+    with closing(wiring.index_writer(home.settings)) as writer:
+        result = archiver.bring_back(study, change("restored"), writer)
+    assert (result.instances, [failure.SOPInstanceUID for failure in result.failures]) == (1, [copy.SOPInstanceUID])
+    assert copy.path not in home.paths("hot", study)
+
+
+def test_of_several_versions_the_last_one_is_brought_back(home: TieredHome, archiver: Archiver) -> None:
+    """The copy on warm is of what held the instance before it was replaced; it comes last of those that PostgreSQL lists."""
+    (study,) = home.take_in(instances=1)
+    (held,) = home.objects(study)
+    for target in ("cold", "warm"):
+        archiver.archive([home.step(study, "hot", target)], change("archived"), Form.OBJECTS)
+    remove(home, study)
+    with home.database.transaction() as session:
+        session.run(
+            "UPDATE pacs.instance_copy SET sha256 = :other, since = since - interval '1 day' WHERE tier = 'warm' AND path = :path",
+            other=hashlib.sha256().hexdigest(),
+            path=held.path,
+        )
+    assert bring_back(home, archiver, study) == 1
+    assert home.objects(study) == [held]
 
 
 @pytest.mark.parametrize("form", [Form.OBJECTS, Form.ZIP])

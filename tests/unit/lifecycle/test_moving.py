@@ -1,15 +1,17 @@
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pacs_core import wiring
-from pacs_core.errors import PacsError, StorageUnavailable
+from pacs_core.errors import IndexUnavailable, PacsError, StorageUnavailable
 from pacs_core.lifecycle.moving import Mover
 from pacs_core.model import UID, CopyState
-from tests.support.crashing import Crash, Fused, every_crash
+from tests.support.crashing import Crash, Fused, Hooked, every_crash
 from tests.support.synthetic import Study
-from tests.support.tiered import TieredHome, change
+from tests.support.tiered import TieredHome, change, end_study_locks
 
 _CHANGES = ("announce", "moved", "copied", "catch_up")
 
@@ -96,10 +98,39 @@ def test_a_damaged_object_stays_where_it_is_and_stops_no_other(home: TieredHome,
 def test_a_study_that_another_run_works_on_is_left_to_it(home: TieredHome, mover: Mover) -> None:
     (study,) = home.take_in()
     with home.locations.locked([study]) as mine:
-        assert mine == {study}
+        assert mine.studies == {study}
         result = mover.move([home.step(study, "hot", "warm")], change())
     assert (result.instances, result.busy) == (0, (study,))
     assert home.tiers_of(study) == {"hot"}
+
+
+def test_without_the_lock_of_its_study_no_key_moves(home: TieredHome, mover: Mover) -> None:
+    """Another attempt of the same run may be at work, and removes what this one has copied."""
+    (study,) = home.take_in(instances=2)
+
+    def lose_lock(put: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        put(*args, **kwargs)
+        end_study_locks(home)
+
+    stores = {name: Hooked(store, lose_lock, "put") for name, store in home.stores.items()}
+    doomed = Mover(stores, home.locations, wiring.landing(home.settings), home.settings.scratch_directory)
+    with pytest.raises(IndexUnavailable):
+        doomed.move([home.step(study, "hot", "warm")], change())
+    assert home.tiers_of(study) == {"hot"}
+    assert mover.move([home.step(study, "hot", "warm")], change()).instances == 2
+    assert_held(home, study, instances=2)
+    assert_only_on(home, study, "warm")
+
+
+def test_keys_move_only_to_a_copy_that_this_run_has_announced(home: TieredHome, mover: Mover) -> None:
+    (study,) = home.take_in(instances=2)
+    objects = home.objects(study)
+    assert home.locations.moved(objects, "warm", change()) == set()
+    home.locations.announce(objects[:1], "warm", "another run")
+    assert home.locations.moved(objects, "warm", change()) == set()
+    assert home.tiers_of(study) == {"hot"}
+    mover.settle([study], change())
+    assert not home.locations.copies([study])
 
 
 def test_a_tier_that_is_not_configured_is_named(home: TieredHome, mover: Mover) -> None:
@@ -125,21 +156,10 @@ def test_what_arrives_again_under_a_name_is_not_written_over(home: TieredHome, m
     assert arrival.read_bytes() == paths[0].read_bytes()
 
 
-def test_an_instance_of_a_lower_tier_that_is_sent_again_is_no_second_one(home: TieredHome, mover: Mover, tmp_path: Path) -> None:
-    sent = Study("MR", instances=2)
-    sent_paths = sent.write(tmp_path / "first")
-    with wiring.importer(home.settings) as importer:
-        list(importer.run([tmp_path / "first"]))
-    home.commit()
-    study = UID(sent.uid)
+def test_an_instance_of_a_lower_tier_that_is_sent_again_is_no_second_one(home: TieredHome, mover: Mover) -> None:
+    (study,) = home.take_in(instances=2)
     mover.move([home.step(study, "hot", "warm")], change())
-    again = tmp_path / "second"
-    again.mkdir()
-    for path in sent_paths:
-        (again / f"again-{path.name}").write_bytes(path.read_bytes())
-    with wiring.importer(home.settings) as importer:
-        list(importer.run([again]))
-    home.commit()
+    home.send_again(study)
     assert home.tiers_of(study) == {"warm"}
     assert_held(home, study, instances=2)
     assert_only_on(home, study, "warm")

@@ -1,11 +1,17 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from pacs_core import wiring
-from pacs_core.archive.verification import Problem, compare_catalogs, verify_shard
+from pacs_core.archive.verification import Damage, Problem, compare_catalogs, verify_shard
+from pacs_core.errors import ObjectArchived
+from pacs_core.lifecycle.moving import Moved
+from pacs_core.lifecycle.repairing import Repairer
 from pacs_core.model import UID, StoredObject
+from tests.support.crashing import Hooked
 from tests.support.tiered import TieredHome, change
 
 
@@ -37,6 +43,60 @@ def swap(file: Path) -> None:
     file.write_bytes(other.read_bytes())
 
 
+def repaired(home: TieredHome, problems: Sequence[Problem]) -> tuple[Moved, Sequence[StoredObject]]:
+    with closing(wiring.index_writer(home.settings)) as writer:
+        return wiring.repairer(home.settings, home.locations).repair(problems, change("repaired"), writer)
+
+
+def rows_of(home: TieredHome, study: UID) -> list[StoredObject]:
+    return sorted(home.lake_rows(study), key=lambda each: each.path)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM lake.instance WHERE StudyInstanceUID = ?",
+        "UPDATE lake.instance SET tier = 'cold' WHERE StudyInstanceUID = ?",
+        "UPDATE lake.instance SET path = 'elsewhere.dcm' WHERE StudyInstanceUID = ?",
+        "INSERT INTO lake.instance SELECT * FROM lake.instance WHERE StudyInstanceUID = ?",
+    ],
+)
+def test_the_lake_is_told_again_what_the_keys_say(home: TieredHome, study: UID, statement: str) -> None:
+    keys = sorted(home.objects(study), key=lambda each: each.path)
+    with closing(wiring.index_writer(home.settings)) as writer, writer.committing() as (_, lake), writer.files.transaction(lake):
+        lake.execute(statement, [study])
+    problems = compare_catalogs(keys, home.lake_rows(study)).problems
+    assert {problem.damage for problem in problems} == {Damage.INCONSISTENT}
+    result, _ = repaired(home, problems)
+    assert (result.instances, result.failures) == (len(problems), ())
+    assert rows_of(home, study) == keys
+
+
+def test_a_row_without_a_key_is_no_reason_to_hold_an_instance(home: TieredHome, study: UID) -> None:
+    row = home.lake_rows(study)[0]
+    with home.database.transaction() as session:
+        session.run("""DELETE FROM pacs.instance_key WHERE "SOPInstanceUID" = :uid""", uid=row.SOPInstanceUID)
+    result, _ = repaired(home, compare_catalogs(home.objects(study), home.lake_rows(study)).problems)
+    assert (result.instances, [failure.SOPInstanceUID for failure in result.failures]) == (0, [row.SOPInstanceUID])
+    assert len(home.objects(study)) == 2
+
+
+def test_an_object_in_an_archive_class_is_not_written_over(home: TieredHome, study: UID) -> None:
+    held = home.objects(study)[0]
+
+    def archived(_method: object, path: str) -> NoReturn:
+        raise ObjectArchived(path)
+
+    stores = {**home.stores, "warm": Hooked(home.stores["warm"], archived, "open")}
+    repairer = Repairer(stores, home.locations, wiring.landing(home.settings), home.settings.scratch_directory)
+    problem = Problem(Damage.UNREADABLE, "warm", held.path, "", held.SOPInstanceUID, study)
+    before = file_of(home, "warm", held.path).stat().st_ino
+    with closing(wiring.index_writer(home.settings)) as writer:
+        result, done = repairer.repair([problem], change("repaired"), writer)
+    assert (result.instances, result.failures, list(done)) == (0, (), [])
+    assert file_of(home, "warm", held.path).stat().st_ino == before
+
+
 @pytest.mark.parametrize("damage", [flip, truncate, swap, Path.unlink])
 @pytest.mark.parametrize("tier", ["hot", "warm"])
 def test_what_is_damaged_is_written_anew_from_the_other_copy(
@@ -48,9 +108,9 @@ def test_what_is_damaged_is_written_anew_from_the_other_copy(
     damage(file_of(home, tier, victim.path))
     problems = verify_shard(home.stores, [victim]).problems
     assert len(problems) == 1
-    result, repaired = wiring.repairer(home.settings, home.locations).repair(problems)
+    result, done = repaired(home, problems)
     assert (result.instances, result.failures) == (1, ())
-    assert [(each.tier, each.path) for each in repaired] == [(tier, victim.path)]
+    assert [(each.tier, each.path) for each in done] == [(tier, victim.path)]
     assert all(home.is_intact(each) for each in places)
 
 
@@ -59,8 +119,8 @@ def test_what_has_no_other_good_copy_is_said_to_have_none(home: TieredHome) -> N
     victim = home.objects(study)[0]
     flip(file_of(home, "hot", victim.path))
     before = file_of(home, "hot", victim.path).read_bytes()
-    result, repaired = wiring.repairer(home.settings, home.locations).repair(verify_shard(home.stores, [victim]).problems)
-    assert not repaired
+    result, done = repaired(home, verify_shard(home.stores, [victim]).problems)
+    assert not done
     assert [(failure.SOPInstanceUID, failure.retryable) for failure in result.failures] == [(victim.SOPInstanceUID, False)]
     assert file_of(home, "hot", victim.path).read_bytes() == before
 
@@ -72,8 +132,8 @@ def test_what_is_good_by_now_and_what_is_elsewhere_is_left_alone(home: TieredHom
         for problem, path in ((verify_shard(home.stores, [_as_on(held, "cold")]).problems[0].damage, held.path),)
     ]
     problems.append(Problem(problems[0].damage, "cold", held.path, "", held.SOPInstanceUID, study))
-    result, repaired = wiring.repairer(home.settings, home.locations).repair(problems)
-    assert (result.instances, result.failures, list(repaired)) == (0, (), [])
+    result, done = repaired(home, problems)
+    assert (result.instances, result.failures, list(done)) == (0, (), [])
     assert not home.paths("cold", study)
 
 
