@@ -2,9 +2,9 @@
 
 Cleanup runs over a home with studies that its rules would remove, were they not protected: a third is on hold, a third has no verified
 copy and a rule that asks for one, a third has not been kept for long enough. Each run is killed with kill -9 at a random moment, some
-together with the Dask workers. Studies that nothing protects come in between, so that there is something to remove. Before every tenth
-run all studies are archived, or moved to an S3 or back. Meanwhile somebody looks, study after study, whether the protected ones can be
-read whole from where the index says that they are.
+together with the Dask workers. Now and then studies come in that nothing protects, so that there is something to remove, and all are
+archived, or moved to an S3 or back. Meanwhile somebody looks, study after study, whether the protected ones can be read whole from where
+the index says that they are.
 """
 
 import argparse
@@ -38,8 +38,8 @@ _FREE, _COPIED = "OT", "DX"  # of what is not: no copy is asked for, or there is
 _UNDO_DAYS = 0.0002  # 17 s
 _AT_ONCE = 100  # studies that are taken in together
 _LOOKED_AT = 50  # studies at once
-_BREATH = 0.05  # seconds between two looks, which leave the processor to the flows
-_BETWEEN = 10  # killed cleanups between two other runs
+_BREATH = 0.1  # seconds between two looks, which leave the processor to the flows
+_BETWEEN = 20  # killed cleanups between two other runs
 _OTHERS: Sequence[tuple[str, Mapping[str, str]]] = (("archive", {}), ("migrate", {"rule": "down"}), ("migrate", {"rule": "up"}))
 _SHARE_WORKERS = 0.25  # of the kills
 
@@ -55,11 +55,11 @@ def main() -> None:
     raise SystemExit(verdict.conclude())
 
 
-def run(folder: Path, catalogs: Catalogs, *, rounds: int, studies: int, seed: int | None = None) -> Verdict:
-    """So many killed cleanups of so many protected studies."""
+def run(folder: Path, catalogs: Catalogs, *, rounds: int, studies: int, seed: int | None = None, **settings: object) -> Verdict:
+    """So many killed cleanups of so many protected studies. `settings`: as for bench.faults."""
     seed = int(time.time()) if seed is None else seed
     verdict = Verdict(f"deletion --studies {studies} --seed {seed}")
-    with running_s3(folder) as s3, closing(_home(folder, catalogs, s3)) as home, running_cluster(home) as cluster:
+    with running_s3(folder) as s3, closing(_home(folder, catalogs, s3, settings)) as home, running_cluster(home) as cluster:
         protected = _protected(home, studies)
         with _watched(Places(home), protected, verdict):
             bench = _Bench(home, cluster, random.Random(seed), verdict, protected)  # noqa: S311  # moments, not secrets
@@ -71,7 +71,7 @@ def run(folder: Path, catalogs: Catalogs, *, rounds: int, studies: int, seed: in
     return verdict
 
 
-def _home(folder: Path, catalogs: Catalogs, s3: DurableS3Server) -> TieredHome:
+def _home(folder: Path, catalogs: Catalogs, s3: DurableS3Server, settings: Mapping[str, object]) -> TieredHome:
     prefect_port, dask_port = free_ports(2)
     return TieredHome(
         folder / "home",
@@ -87,6 +87,7 @@ def _home(folder: Path, catalogs: Catalogs, s3: DurableS3Server) -> TieredHome:
         ],
         prefect_port=prefect_port,
         dask_port=dask_port,
+        **settings,
     )
 
 
@@ -94,10 +95,10 @@ def _protected(home: TieredHome, count: int) -> Mapping[UID, UID]:
     """The instances of so many new studies that must stay, with the study of each."""
     modalities = (_HELD, _ALONE, _YOUNG)
     studies = [_study(modalities[number % len(modalities)]) for number in range(count)]
-    holds = wiring.holds(home.settings)
-    for study in studies[:: len(modalities)]:
-        holds.place(Hold(UID(study.uid), "evidence", "bench"))
     uids = [uid for at in range(0, count, _AT_ONCE) for uid in home.take_in(*studies[at : at + _AT_ONCE])]
+    holds = wiring.holds(home.settings)
+    for uid in uids[:: len(modalities)]:
+        holds.place(Hold(uid, "evidence", "bench"))
     return {each.SOPInstanceUID: each.StudyInstanceUID for each in home.objects(*uids)}
 
 
@@ -201,9 +202,7 @@ class _Bench:
         run.kill()
         workers = self._rng.random() < _SHARE_WORKERS
         if workers:
-            for name in self._cluster.workers:
-                self._cluster.kill_worker(name)
-            self._cluster.revive()
+            self._cluster.kill_workers(*range(len(self._cluster.workers)))
         return workers
 
     def _take_in(self) -> None:

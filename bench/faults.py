@@ -53,11 +53,11 @@ def main() -> None:
     raise SystemExit(verdict.conclude())
 
 
-def run(folder: Path, catalogs: Catalogs, *, rounds: int, seed: int | None = None) -> Verdict:
-    """So many kills."""
+def run(folder: Path, catalogs: Catalogs, *, rounds: int, seed: int | None = None, **settings: object) -> Verdict:
+    """So many kills. With the setting `prefect_api_url` the flows use a Prefect server that is there already."""
     seed = int(time.time()) if seed is None else seed
     verdict = Verdict(f"faults --seed {seed}")
-    with running_s3(folder) as s3, closing(_home(folder, catalogs, s3)) as home, running_cluster(home) as cluster:
+    with running_s3(folder) as s3, closing(_home(folder, catalogs, s3, settings)) as home, running_cluster(home) as cluster:
         bench = _Bench(home, cluster, s3, random.Random(seed), verdict)  # noqa: S311  # moments, not secrets
         for number in range(rounds):
             bench.round(number)
@@ -66,7 +66,7 @@ def run(folder: Path, catalogs: Catalogs, *, rounds: int, seed: int | None = Non
     return verdict
 
 
-def _home(folder: Path, catalogs: Catalogs, s3: DurableS3Server) -> TieredHome:
+def _home(folder: Path, catalogs: Catalogs, s3: DurableS3Server, settings: Mapping[str, object]) -> TieredHome:
     prefect_port, dask_port = free_ports(2)
     return TieredHome(
         folder / "home",
@@ -78,6 +78,7 @@ def _home(folder: Path, catalogs: Catalogs, s3: DurableS3Server) -> TieredHome:
         retentions=[{"name": "passing", "modalities": [_PASSING], "undo_days": _UNDO_DAYS}],
         prefect_port=prefect_port,
         dask_port=dask_port,
+        **settings,
     )
 
 
@@ -156,9 +157,8 @@ class _Bench:
         if victim in (Victim.FLOW, Victim.ALL):
             run.kill()
         if victim in (Victim.WORKER, Victim.ALL):
-            for name in self._cluster.workers if victim is Victim.ALL else [self._rng.choice(self._cluster.workers)]:
-                self._cluster.kill_worker(name)
-            self._cluster.revive()
+            numbers = range(len(self._cluster.workers))
+            self._cluster.kill_workers(*(numbers if victim is Victim.ALL else [self._rng.choice(numbers)]))
         if victim in (Victim.S3, Victim.ALL):
             self._s3.kill()
             time.sleep(self._rng.uniform(0, _LONGEST_OUTAGE))  # the outage itself

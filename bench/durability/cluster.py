@@ -1,6 +1,6 @@
-"""Prefect's server, a Dask scheduler and its workers as `pacs up` starts them, and flows as processes of their own: all made to be killed.
+"""Prefect's server (unless there is one), a Dask scheduler and workers as `pacs up` has them, and flows as processes: made to be killed.
 
-A flow's process is forked from one that has imported everything, which would otherwise take longer than the flow itself.
+Flows and workers are forked from a process that has imported everything, which would otherwise take them longer than their work.
 """
 
 import faulthandler
@@ -10,20 +10,20 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from pacs_core.supervisor.part import Part
-from pacs_core.supervisor.plan import DASK, PREFECT, parts
+from pacs_core.supervisor.plan import DASK, PREFECT, parts, prefect_environment
 from pacs_core.supervisor.postgres import create_database, prefect_database, prefect_url
 from tests.support.processes import Daemon, clean_environment
 from tests.support.tiered import TieredHome
 from tests.support.waiting import eventually
 
 FLOWS = ("archive", "migrate", "cleanup")
+_IMPORTED = [*(f"flows.{name}" for name in FLOWS), "distributed.cli.dask_worker", "bench.durability.places"]
 
 ENDS_WITHIN = 240.0  # seconds; a run waits a minute before it tries for the last time
 
@@ -86,56 +86,53 @@ class Cluster:
 
     def __init__(self, home: TieredHome) -> None:
         settings = home.settings
-        assert create_database(settings.catalog_url, prefect_database(settings))
-        chosen = {part.name: part for part in parts(settings, prefect_url(settings))}
-        self._servers = [chosen[PREFECT], chosen[DASK]]
-        self._workers = [part for name, part in chosen.items() if name.startswith("dask-worker")]
-        self._env = {"PACS_HOME": str(home.home)}
-        self._flow_env = {**chosen[PREFECT].env, **self._env}
+        if not settings.prefect_api_url:
+            assert create_database(settings.catalog_url, prefect_database(settings))
+        chosen = parts(settings, prefect_url(settings))
+        self._servers = [part for part in chosen if part.name in (PREFECT, DASK)]
+        self._parts_of_workers = [part for part in chosen if part.name.startswith("dask-worker")]
+        self._env = {**prefect_environment(settings, prefect_url(settings)), "PACS_HOME": str(home.home)}
         self._logs = settings.home / "logs"
-        self._running: dict[str, Daemon] = {}
+        self._running: list[Daemon] = []
+        self.workers: list[BaseProcess] = []
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([f"flows.{name}" for name in FLOWS])
-
-    @property
-    def workers(self) -> list[str]:
-        """Their names."""
-        return [part.name for part in self._workers]
+        self._context.set_forkserver_preload(_IMPORTED)
 
     def start(self) -> None:
         """Return when the servers answer; the workers are on their way."""
         self._logs.mkdir(parents=True, exist_ok=True)
-        for part in [*self._servers, *self._workers]:
-            self._start(part)
+        env = clean_environment(**self._env)
+        for part in self._servers:
+            self._running.append(Daemon(part.command, log=self._logs / f"{part.name}.log", env=env))
         for part in self._servers:
             assert part.probe is not None
             eventually(part.probe, within=_READY_WITHIN, what=part.name)
+        self.workers = [self._fork(_work, part.name, part.command) for part in self._parts_of_workers]
 
     def stop(self) -> None:
         """At once, whatever the state."""
-        for running in self._running.values():
+        for worker in self.workers:
+            worker.kill()
+            worker.join()
+        for running in self._running:
             running.kill()
 
-    def kill_worker(self, name: str) -> None:
-        """kill -9."""
-        self._running[name].kill()
-
-    def revive(self) -> None:
-        """Start every worker that is dead, as a supervisor would."""
-        for part in self._workers:
-            if self._running[part.name].process.poll() is not None:
-                self._start(part)
+    def kill_workers(self, *numbers: int) -> None:
+        """kill -9; others are started at once, as a supervisor would."""
+        for number in numbers:
+            self.workers[number].kill()
+            self.workers[number].join()
+            part = self._parts_of_workers[number]
+            self.workers[number] = self._fork(_work, part.name, part.command)
 
     def run(self, flow: str, **parameters: object) -> FlowRun:
         """Start a flow."""
-        log = self._logs / f"{flow}.log"
-        process = self._context.Process(target=_run, args=(flow, parameters, self._flow_env, log))
-        process.start()
-        return FlowRun(process, log)
+        return FlowRun(self._fork(_run, flow, parameters), self._logs / f"{flow}.log")
 
-    def _start(self, part: Part) -> None:
-        env = clean_environment(**{**part.env, **self._env})
-        self._running[part.name] = Daemon(part.command, log=self._logs / f"{part.name}.log", env=env)
+    def _fork(self, target: Callable[..., None], name: str, what: object) -> BaseProcess:
+        process = self._context.Process(target=target, args=(name, what, self._env, self._logs / f"{name}.log"))
+        process.start()
+        return process
 
 
 @contextmanager
@@ -151,12 +148,24 @@ def running_cluster(home: TieredHome) -> Iterator[Cluster]:
 
 def _run(flow: str, parameters: Mapping[str, object], env: Mapping[str, str], log: Path) -> None:
     """The process of a flow: exits 0 if it completes."""
-    with log.open("wb") as output:
+    _become(env, log)
+    state = getattr(import_module(f"flows.{flow}"), flow)(**parameters, return_state=True)
+    sys.exit(0 if state.is_completed() else 1)
+
+
+def _work(_: str, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    """The process of a worker: `python -m module arguments` without starting another Python."""
+    _become(env, log)
+    module, arguments = command[2], command[3:]
+    import_module(module).main(arguments)
+
+
+def _become(env: Mapping[str, str], log: Path) -> None:
+    """Have an environment and a log of one's own, also in the eyes of what is imported already."""
+    with log.open("ab") as output:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(output.fileno(), stream.fileno())
     faulthandler.enable()
     os.environ.update(env)
-    context = import_module("prefect.context")
-    context.refresh_global_settings_context()  # Prefect has read the environment when it was imported
-    state = getattr(import_module(f"flows.{flow}"), flow)(**parameters, return_state=True)
-    sys.exit(0 if state.is_completed() else 1)
+    import_module("prefect.context").refresh_global_settings_context()
+    import_module("dask.config").refresh()

@@ -20,8 +20,8 @@ TEMPLATE = Path(__file__).resolve().parents[2] / "deployments" / "custom"
 
 
 def latest_artifact(archive: Archive, key: str) -> str:
-    request = urllib.request.Request(  # our own server
-        f"http://127.0.0.1:{archive.prefect_port}/api/artifacts/latest/filter",
+    request = urllib.request.Request(  # noqa: S310  # our own server
+        f"{archive.prefect_api_url}/artifacts/latest/filter",
         data=json.dumps({"artifacts": {"key": {"any_": [key]}}}).encode(),
         headers={"Content-Type": "application/json"},
     )
@@ -39,7 +39,7 @@ def test_a_flow_of_a_users_own_is_deployed_run_and_scheduled_as_ours(archive: Ar
     study = Study("MR", series=2, instances=3)
     assert_succeeded(storescu(archive.scp, study.write(tmp_path / "images")))
     mine = shutil.copytree(TEMPLATE, tmp_path / "mine")
-    env = {**archive.env, "PREFECT_API_URL": f"http://127.0.0.1:{archive.prefect_port}/api", "PREFECT_HOME": str(archive.home / "prefect")}
+    env = {**archive.env, "PREFECT_API_URL": archive.prefect_api_url, "PREFECT_HOME": str(archive.home / "prefect")}
     command: list[str | Path] = [Path(sys.executable).with_name("prefect"), "--no-prompt", "deploy", "--all"]
     assert_succeeded(run(command, env=env, cwd=mine))
     assert flows(archive)["study_report"] == "0 6 * * * UTC, active"

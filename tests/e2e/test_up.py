@@ -131,8 +131,8 @@ def test_a_port_that_is_taken_is_named(up: Archive, tmp_path: Path) -> None:
 
 def test_scheduled_runs_appear(up: Archive) -> None:
     """Broken pins of Prefect's dependencies show in nothing else."""
-    request = urllib.request.Request(  # our own server
-        f"http://127.0.0.1:{up.prefect_port}/api/flow_runs/count",
+    request = urllib.request.Request(  # noqa: S310  # our own server
+        f"{up.prefect_api_url}/flow_runs/count",
         data=json.dumps({"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}).encode(),
         headers={"Content-Type": "application/json"},
     )
@@ -176,7 +176,7 @@ def restarted(up: Archive) -> Archive:
 
     One start for all the tests that need one: it is the dearest thing they do.
     """
-    with FlowApi(f"http://127.0.0.1:{up.prefect_port}/api") as api:
+    with FlowApi(up.prefect_api_url) as api:
         assert api.pause("verify").paused
         assert api.deployment("verify").schedules == ("30 2 * * * UTC",)
         api.reschedule("verify", by_interval("6h"))
@@ -195,13 +195,13 @@ def restarted(up: Archive) -> Archive:
 
 
 def test_a_paused_flow_stays_paused_over_a_restart(restarted: Archive) -> None:
-    with FlowApi(f"http://127.0.0.1:{restarted.prefect_port}/api") as api:
+    with FlowApi(restarted.prefect_api_url) as api:
         assert api.deployment("verify").paused
         assert not api.resume("verify").paused
 
 
 def test_schedules_are_the_users_after_the_first_start(restarted: Archive) -> None:
-    with FlowApi(f"http://127.0.0.1:{restarted.prefect_port}/api") as api:
+    with FlowApi(restarted.prefect_api_url) as api:
         assert api.deployment("verify").schedules == ("every 21600 s",)
         assert api.deployment("cleanup").schedules == ()
         assert api.deployment("migrate").schedules == ("15 * * * * UTC",)
@@ -214,7 +214,7 @@ def test_a_restart_finds_everything_that_was_acknowledged(restarted: Archive, se
 
 
 def test_flows_in_the_home_are_deployed_and_a_broken_one_stops_no_other(restarted: Archive) -> None:
-    with FlowApi(f"http://127.0.0.1:{restarted.prefect_port}/api") as api:
+    with FlowApi(restarted.prefect_api_url) as api:
         eventually(lambda: {each.flow for each in api.deployments()} > {"study_report", "verify"}, within=60, what="both flows")
     log = restarted.home / "logs" / "flow-runner.log"
     eventually(lambda: log.read_text().count("not deployed") == 2, within=60, what="a line for each that is broken")

@@ -34,8 +34,8 @@ def verify(archive: Archive, study: Study) -> "tuple[int, str]":
 
 
 def prefect(archive: Archive, path: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(  # our own server
-        f"http://127.0.0.1:{archive.prefect_port}/api/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    request = urllib.request.Request(  # noqa: S310  # our own server
+        f"{archive.prefect_api_url}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # our own server
         return json.load(answer)
@@ -124,7 +124,7 @@ def test_parameters_out_of_bounds_are_refused_before_anything_runs(archive: Arch
 
 
 def test_prefects_own_command_starts_it_too(archive: Archive) -> None:
-    env = {**archive.env, "PREFECT_API_URL": f"http://127.0.0.1:{archive.prefect_port}/api", "PREFECT_HOME": str(archive.home / "prefect")}
+    env = {**archive.env, "PREFECT_API_URL": archive.prefect_api_url, "PREFECT_HOME": str(archive.home / "prefect")}
     command: list[str | Path] = [
         Path(sys.executable).with_name("prefect"),
         "deployment",

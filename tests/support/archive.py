@@ -44,6 +44,11 @@ class Archive:
         self._daemon: Daemon | None = None
 
     @property
+    def prefect_api_url(self) -> str:
+        """Where its Prefect server answers."""
+        return f"http://127.0.0.1:{self.prefect_port}/api"
+
+    @property
     def process(self) -> Daemon:
         """The running `pacs up`."""
         assert self._daemon is not None, "not started"
