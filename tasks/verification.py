@@ -12,7 +12,6 @@ from prefect import task
 
 from pacs_core import wiring
 from pacs_core.archive import verification
-from pacs_core.archive.indexing import wait_until_committed
 from pacs_core.archive.verification import KnownPaths, ShardReport
 from pacs_core.index.locations import LakeLocations
 from pacs_core.index.reader import Shard
@@ -26,7 +25,6 @@ from tasks.policy import RETRIES
 
 # From placing an object to journalling it are milliseconds; where the machine is suspended in between, minutes.
 _ARRIVING = 300.0
-_JOURNAL_PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +89,7 @@ def find_orphans(tier: str) -> Verified:
     """The objects of a tier that the index does not know."""
     settings = load_settings()
     arrived_before = time.time() - _ARRIVING
-    with closing(wiring.journal(settings)) as journal:
-        wait_until_committed(journal, _JOURNAL_PATIENCE)
+    catch_up(settings)
     with closing(wiring.locations(settings)) as locations:
         known = KnownPaths(locations.names(tier))
         store = wiring.stores(settings)[tier]
