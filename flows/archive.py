@@ -1,16 +1,16 @@
 """Archive: verified copies of studies at a destination, as objects or as one file a study; and back."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from prefect import State, flow
 from prefect.states import Failed
 from pydantic import Field
 
-from flows.operation import carry_out, told_of_study
+from flows.operation import begun, carry_out, told_of_study
 from flows.reporting import RunRecord
 from pacs_core.lifecycle.packaging import Form
 from tasks.archival import archive_shard, plan_archive, plan_archive_study, restore_study
-from tasks.operation import kept_plan, settle_left
 from tasks.policy import archive_task_runner
 
 
@@ -42,14 +42,8 @@ def archive(
     if bool(study) != bool(destination):
         return Failed(message="study and destination are given together: which study, and where its copy is made")
     with RunRecord("archive", parameters) as record:
-        if not dry_run:
-            settle_left(record.run_id, "archive")
-        if plan:
-            chosen = kept_plan(plan, "archive")
-        elif study:
-            chosen = plan_archive_study(study, destination)
-        else:
-            chosen = plan_archive(rule, max_studies)
+        make = partial(plan_archive_study, study, destination) if study else partial(plan_archive, rule, max_studies)
+        chosen = begun("archive", record, plan, make, dry_run=dry_run)
         if study and not plan and not chosen.steps:
             return Failed(message=f"nothing is held of study {study}")
         return carry_out(

@@ -1,13 +1,13 @@
 """Cleanup: retention. Studies leave the archive by rules, stay in quarantine for a while, and are then destroyed or brought back."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from prefect import State, flow
 from pydantic import Field
 
-from flows.operation import carry_out, told_of_study
+from flows.operation import begun, carry_out, told_of_study
 from flows.reporting import RunRecord
-from tasks.operation import kept_plan, settle_left
 from tasks.policy import archive_task_runner
 from tasks.retention import destroy_due, finish_removals, plan_cleanup, remove_shard, undo_study
 
@@ -33,10 +33,9 @@ def cleanup(
     parameters = {"rule": rule, "max_studies": max_studies, "dry_run": dry_run, "plan": plan}
     with RunRecord("cleanup", parameters) as record:
         if not dry_run:
-            settle_left(record.run_id, "cleanup")
             finish_removals(record.run_id)
             destroy_due(record.run_id)
-        chosen = kept_plan(plan, "cleanup") if plan else plan_cleanup(rule, max_studies)
+        chosen = begun("cleanup", record, plan, partial(plan_cleanup, rule, max_studies), dry_run=dry_run)
         return carry_out(
             "cleanup", chosen, lambda number, steps: remove_shard.submit(number, steps, record.run_id), record, dry_run=dry_run
         )

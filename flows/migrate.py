@@ -1,15 +1,15 @@
 """Migrate: studies move between tiers, by rules or by hand."""
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from prefect import State, flow
 from prefect.states import Failed
 from pydantic import Field
 
-from flows.operation import carry_out
+from flows.operation import begun, carry_out
 from flows.reporting import RunRecord
 from tasks.migration import migrate_shard, plan_by_rules, plan_study
-from tasks.operation import kept_plan, settle_left
 from tasks.policy import archive_task_runner
 
 
@@ -43,14 +43,8 @@ def migrate(
     if bool(study) != bool(target):
         return Failed(message="study and target are given together: which study, and the tier it moves to")
     with RunRecord("migrate", parameters) as record:
-        if not dry_run:
-            settle_left(record.run_id, "migrate")
-        if plan:
-            chosen = kept_plan(plan, "migrate")
-        elif study:
-            chosen = plan_study(study, target)
-        else:
-            chosen = plan_by_rules(rule, max_studies, max_gigabytes)
+        make = partial(plan_study, study, target) if study else partial(plan_by_rules, rule, max_studies, max_gigabytes)
+        chosen = begun("migrate", record, plan, make, dry_run=dry_run)
         if study and not plan and not chosen.steps:
             return Failed(message=f"nothing of study {study} is held on another tier than {target}")
         return carry_out(

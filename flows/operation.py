@@ -22,13 +22,20 @@ from flows.reporting import Progress, RunRecord, publish_summary, publish_table
 from pacs_core.lifecycle.moving import Failure, Moved
 from pacs_core.lifecycle.plan import Plan, Step
 from pacs_core.settings import load_settings
-from tasks.operation import SHARD_BYTES, SHARD_INSTANCES, keep_plan, run_totals
+from tasks.operation import SHARD_BYTES, SHARD_INSTANCES, keep_plan, kept_plan, run_totals, settle_left
 
 _LOOK_AGAIN = 2.0  # seconds, while a run is paused
 _PAUSES = (0.0, 2.0, 10.0, 30.0)  # seconds, before studies that others are at work on are tried again
 
 # Hands a shard, by its number and its steps, to the task runner.
 Submit = Callable[[int, Sequence[Step]], PrefectFuture[Any]]
+
+
+def begun(flow: str, record: RunRecord, plan: str, make: Callable[[], Plan], *, dry_run: bool) -> Plan:
+    """The plan to carry out: the one that a dry run of that id has kept, or one made now. Killed runs are settled before, if not dry."""
+    if not dry_run:
+        settle_left(record.run_id, flow)
+    return kept_plan(plan, flow) if plan else make()
 
 
 def carry_out(flow: str, plan: Plan, submit: Submit, record: RunRecord, *, dry_run: bool) -> State[Any]:

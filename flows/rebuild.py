@@ -6,11 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 from prefect import State, flow
-from prefect.futures import as_completed
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
-from flows.reporting import Progress, RunRecord, publish_summary, publish_table
+from flows.reporting import RunRecord, gathered, publish_summary, publish_table
 from pacs_core.lifecycle.rebuilding import Merged, ObjectShard, Scanned
 from tasks.policy import archive_task_runner
 from tasks.rebuilding import abandon_listing, begin_rebuild, list_tier, merge_shards, scan_shard, tiers
@@ -91,14 +90,5 @@ def _planned(shards: Sequence[ObjectShard], record: RunRecord) -> State[Any]:
 
 def _scan(shards: Sequence[ObjectShard]) -> tuple[Scanned, int]:
     """All shards; the sum of their reports, and how many could not be read."""
-    futures = scan_shard.map(list(range(1, len(shards) + 1)), list(shards))
-    progress = Progress("rebuild-progress", len(futures))
-    total, unfinished = Scanned(), 0
-    for future in as_completed(list(futures)):
-        future.wait()
-        if future.state.is_completed():
-            total += future.result()
-        else:
-            unfinished += 1
-        progress.step()
-    return total, unfinished
+    scanned, unfinished = gathered("rebuild-progress", scan_shard.map(list(range(1, len(shards) + 1)), list(shards)))
+    return sum(scanned, Scanned()), unfinished

@@ -4,16 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import UUID, uuid4
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.exceptions import Pause
+from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 
 from pacs_core import wiring
 from pacs_core.archive.verification import Problem
 from pacs_core.settings import load_settings
+
+Result = TypeVar("Result")
 
 _ROWS = 1000  # of a table artifact; the UI loads all of it
 
@@ -71,6 +74,18 @@ class Progress:
         if percent > self._shown:
             update_progress_artifact(self._artifact, progress=float(percent))
             self._shown = percent
+
+
+def gathered(key: str, futures: Sequence[PrefectFuture[Result]]) -> tuple[Sequence[Result], int]:
+    """What the steps of a run report, and how many of them broke off; a progress bar of that key tells of it."""
+    progress = Progress(key, len(futures))
+    results: list[Result] = []
+    for future in as_completed(list(futures)):
+        future.wait()
+        if future.state.is_completed():
+            results.append(future.result())
+        progress.step()
+    return results, len(futures) - len(results)
 
 
 def publish_problems(key: str, problems: Sequence[Problem]) -> None:

@@ -6,11 +6,10 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from prefect import State, flow, unmapped
-from prefect.futures import as_completed
 from prefect.states import Completed, Failed
 from pydantic import BaseModel, Field
 
-from flows.reporting import Progress, RunRecord, publish_problems, publish_summary, publish_table
+from flows.reporting import RunRecord, gathered, publish_problems, publish_summary, publish_table
 from pacs_core.archive.verification import Damage
 from pacs_core.index.reader import Shard
 from pacs_core.model import parse_uid
@@ -124,16 +123,8 @@ def _verify(shards: Sequence[Shard], percent: float, run: str, *, repair: bool, 
     futures = [*verify_shard.map(numbers, list(shards), unmapped(percent), unmapped(run), repair=unmapped(repair))]
     if every_tier:
         futures += find_orphans.map(tiers())
-    progress = Progress("verify-progress", len(futures))
-    total, unfinished = Verified(), 0
-    for future in as_completed(futures):
-        future.wait()
-        if future.state.is_completed():
-            total += future.result()
-        else:
-            unfinished += 1
-        progress.step()
-    return total, unfinished
+    found, unfinished = gathered("verify-progress", futures)
+    return sum(found, Verified()), unfinished
 
 
 def _result(found: Verified, *, shards: int, unfinished: int) -> Verification:

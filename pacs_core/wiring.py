@@ -110,10 +110,15 @@ def sql_session(settings: Settings) -> SQLSession:
 def catch_up(settings: Settings, *, patience: float) -> bool:
     """Wait until everything acknowledged is in the index, for so many seconds at most; whether it is."""
     try:
-        wait_until_committed(journal(settings), patience)
+        _await_commit(settings, patience)
     except UnavailableError:
         return False
     return True
+
+
+def _await_commit(settings: Settings, patience: float) -> None:
+    with closing(journal(settings)) as of_home:
+        wait_until_committed(of_home, patience)
 
 
 def peers(settings: Settings) -> Peers:
@@ -183,7 +188,7 @@ def retention(settings: Settings, where: LakeLocations, out: LakeRemovals) -> Re
         out,
         landing(settings),
         settings.scratch_directory,
-        lambda: wait_until_committed(journal(settings), _SETTLING_PATIENCE),
+        lambda: _await_commit(settings, _SETTLING_PATIENCE),
     )
 
 

@@ -10,11 +10,11 @@ from pacs_core.errors import ConfigurationError
 from pacs_core.lifecycle.moving import Moved
 from pacs_core.lifecycle.packaging import Form
 from pacs_core.lifecycle.plan import Plan, Step, capped
-from pacs_core.lifecycle.rules import Selection, plan_archival, steps_of
+from pacs_core.lifecycle.rules import plan_archival
 from pacs_core.model import UID, Change
 from pacs_core.settings import load_settings
 from tasks.connections import connections
-from tasks.operation import catch_up, retried
+from tasks.operation import catch_up, one_study, retried, rules_named
 from tasks.policy import RETRIES
 
 
@@ -23,9 +23,7 @@ def plan_archive(rule: str, max_studies: int | None) -> Plan:
     """What the rules of the settings, or one of them, ask for now. ConfigurationError if there is none of that name."""
     settings = load_settings()
     catch_up(settings)
-    rules = [each for each in wiring.archival_rules(settings, datetime.now(UTC)) if rule in ("", each.name)]
-    if rule and not rules:
-        raise ConfigurationError(f"archivals: there is no rule {rule}")
+    rules = rules_named(rule, wiring.archival_rules(settings, datetime.now(UTC)), table="archivals")
     index = connections(settings)
     return capped(plan_archival(rules, index.reader.study_facts, index.locations.copied_instances), studies=max_studies)
 
@@ -36,15 +34,7 @@ def plan_archive_study(study: str, destination: str) -> Plan:
     settings = load_settings()
     if destination not in (known := [*settings.archives, *settings.tiers]):
         raise ConfigurationError(f"destination: {destination} is not configured; those are {', '.join(known)}")
-    catch_up(settings)
-    facts = connections(settings).reader.study_facts
-    steps = [
-        step
-        for tier in settings.tiers
-        if tier != destination
-        for step in steps_of("manual", destination, Selection(study=study), facts(tier, study=study))
-    ]
-    return Plan(tuple(steps))
+    return one_study(settings, study, destination)
 
 
 @task(task_run_name="shard {number}", **RETRIES)

@@ -10,11 +10,11 @@ from pacs_core import wiring
 from pacs_core.errors import ConfigurationError
 from pacs_core.lifecycle.moving import Moved
 from pacs_core.lifecycle.plan import Plan, Step, capped
-from pacs_core.lifecycle.rules import Selection, plan_migration, steps_of
+from pacs_core.lifecycle.rules import plan_migration
 from pacs_core.model import Change
 from pacs_core.settings import load_settings
 from tasks.connections import connections
-from tasks.operation import catch_up, retried
+from tasks.operation import catch_up, one_study, retried, rules_named
 from tasks.policy import RETRIES
 
 
@@ -23,9 +23,7 @@ def plan_by_rules(rule: str, max_studies: int | None, max_gigabytes: float | Non
     """What the rules of the settings, or one of them, ask for now. ConfigurationError if there is none of that name."""
     settings = load_settings()
     catch_up(settings)
-    rules = [each for each in wiring.migration_rules(settings, datetime.now(UTC)) if rule in ("", each.name)]
-    if rule and not rules:
-        raise ConfigurationError(f"migrations: there is no rule {rule}")
+    rules = rules_named(rule, wiring.migration_rules(settings, datetime.now(UTC)), table="migrations")
     steps = plan_migration(rules, connections(settings).reader.study_facts, partial(wiring.fill, settings))
     return capped(steps, studies=max_studies, bytes=None if max_gigabytes is None else int(max_gigabytes * 1e9))
 
@@ -36,15 +34,7 @@ def plan_study(study: str, target: str) -> Plan:
     settings = load_settings()
     if target not in settings.tiers:
         raise ConfigurationError(f"target: {target} is not a configured tier; those are {', '.join(settings.tiers)}")
-    catch_up(settings)
-    facts = connections(settings).reader.study_facts
-    steps = [
-        step
-        for tier in settings.tiers
-        if tier != target
-        for step in steps_of("manual", target, Selection(study=study), facts(tier, study=study))
-    ]
-    return Plan(tuple(steps))
+    return one_study(settings, study, target)
 
 
 @task(task_run_name="shard {number}", **RETRIES)

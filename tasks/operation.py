@@ -1,20 +1,24 @@
 """What the steps of every operation on studies share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from prefect import task
 from prefect.runtime import task_run
 
 from pacs_core import wiring
-from pacs_core.errors import IndexUnavailable, StorageUnavailable
+from pacs_core.errors import ConfigurationError, IndexUnavailable, StorageUnavailable
 from pacs_core.lifecycle.moving import Moved
 from pacs_core.lifecycle.plan import Plan
+from pacs_core.lifecycle.rules import ArchivalRule, MigrationRule, RetentionRule, Selection, steps_of
 from pacs_core.model import Change
 from pacs_core.ports import StudyTotals
 from pacs_core.settings import Settings, load_settings
 from tasks.connections import connections
 from tasks.policy import RETRIES
+
+AnyRule = TypeVar("AnyRule", MigrationRule, RetentionRule, ArchivalRule)
 
 SHARD_INSTANCES = 500
 SHARD_BYTES = 256 * 1024**2
@@ -27,6 +31,27 @@ def settle_left(run: str, flow: str) -> None:
     settings = load_settings()
     change = Change(run=run, flow=flow, action="settled", policy="left", at=datetime.now(UTC))
     wiring.mover(settings, connections(settings).locations).settle_left(change)
+
+
+def rules_named(name: str, rules: Iterable[AnyRule], *, table: str) -> Sequence[AnyRule]:
+    """The rules of a table of the settings, or with a name only that one. ConfigurationError if there is none."""
+    chosen = [rule for rule in rules if name in ("", rule.name)]
+    if name and not chosen:
+        raise ConfigurationError(f"{table}: there is no rule {name}")
+    return chosen
+
+
+def one_study(settings: Settings, study: str, target: str) -> Plan:
+    """One study, from all tiers it is on to another, or to a destination, whatever the rules say."""
+    catch_up(settings)
+    facts = connections(settings).reader.study_facts
+    steps = [
+        step
+        for tier in settings.tiers
+        if tier != target
+        for step in steps_of("manual", target, Selection(study=study), facts(tier, study=study))
+    ]
+    return Plan(tuple(steps))
 
 
 def keep_plan(run: str, flow: str, plan: Plan) -> None:

@@ -15,7 +15,7 @@ from pacs_core.lifecycle.rules import instances_named, plan_retention
 from pacs_core.model import Change, Removed, RemovedState
 from pacs_core.settings import Settings, load_settings
 from tasks.connections import connections
-from tasks.operation import catch_up, retried
+from tasks.operation import catch_up, retried, rules_named
 from tasks.policy import RETRIES
 
 _AT_ONCE = 100  # objects that are destroyed or brought back while their studies are locked, and nobody can place a hold
@@ -26,9 +26,7 @@ def plan_cleanup(rule: str, max_studies: int | None) -> Plan:
     """What the rules of the settings, or one of them, ask for now. ConfigurationError if there is none of that name."""
     settings = load_settings()
     catch_up(settings)
-    rules = [each for each in wiring.retention_rules(settings, datetime.now(UTC)) if rule in ("", each.name)]
-    if rule and not rules:
-        raise ConfigurationError(f"retentions: there is no rule {rule}")
+    rules = rules_named(rule, wiring.retention_rules(settings, datetime.now(UTC)), table="retentions")
     return capped(plan_retention(rules, connections(settings).reader.study_facts), studies=max_studies)
 
 

@@ -4,7 +4,6 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -12,7 +11,6 @@ from prefect import task
 
 from pacs_core import wiring
 from pacs_core.archive import verification
-from pacs_core.archive.indexing import wait_until_committed
 from pacs_core.archive.verification import KnownPaths, ShardReport
 from pacs_core.index.locations import LakeLocations
 from pacs_core.index.reader import Shard
@@ -28,7 +26,6 @@ from tasks.policy import RETRIES
 
 # From placing an object to journalling it are milliseconds; where the machine is suspended in between, minutes.
 _ARRIVING = 300.0
-_JOURNAL_PATIENCE = 60.0
 # Larger than where objects are moved: a local disk is read in a second or two, and what a shard costs beside is the same for any size.
 _SHARD_INSTANCES = 2000
 _SHARD_BYTES = 1 << 30
@@ -94,8 +91,7 @@ def find_orphans(tier: str) -> Verified:
     """The objects of a tier that the index does not know."""
     settings = load_settings()
     arrived_before = time.time() - _ARRIVING
-    with closing(wiring.journal(settings)) as journal:
-        wait_until_committed(journal, _JOURNAL_PATIENCE)
+    catch_up(settings)
     locations = connections(settings).locations
     known = KnownPaths(locations.names(tier))
     store = wiring.stores(settings)[tier]

@@ -308,19 +308,5 @@ def _arrived(objects: Iterable[StoredObject], tier: str) -> str:
 
 
 def _copy(row: Row) -> Copy:
-    instance, series, study, tier, path, member, size, sha256, state, since, verified_at, run = row
-    assert isinstance(since, datetime)
-    return Copy(
-        SOPInstanceUID=UID(instance),
-        SeriesInstanceUID=UID(series),
-        StudyInstanceUID=UID(study),
-        tier=tier,
-        path=path,
-        member=member,
-        size=size,
-        sha256=sha256,
-        state=CopyState(state),
-        since=since,
-        verified_at=verified_at,
-        run=run,
-    )
+    values = dict(zip(Copy.__dataclass_fields__, row, strict=True))
+    return Copy(**values | {"state": CopyState(values["state"])})

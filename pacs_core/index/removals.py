@@ -233,18 +233,5 @@ def _delete_childless(lake: duckdb.DuckDBPyConnection, studies: Sequence[UID]) -
 
 
 def _removed(row: Row) -> Removed:
-    instance, series, study, tier, path, size, sha256, state, removed_at, destroy_after, policy, run = row
-    return Removed(
-        SOPInstanceUID=UID(instance),
-        SeriesInstanceUID=UID(series),
-        StudyInstanceUID=UID(study),
-        tier=tier,
-        path=path,
-        size=size,
-        sha256=sha256,
-        state=RemovedState(state),
-        removed_at=removed_at,
-        destroy_after=destroy_after,
-        policy=policy,
-        run=run,
-    )
+    values = dict(zip(Removed.__dataclass_fields__, row, strict=True))
+    return Removed(**values | {"state": RemovedState(values["state"])})

@@ -95,11 +95,11 @@ class Mover:
         return self._each_study(steps, lambda objects, mine: self._copied(objects, steps[0].target, change, mine), change)
 
     def settle(self, studies: Sequence[UID], change: Change) -> None:
-        """Bring to an end what killed runs have left of studies whose lock is held."""
-        if studies:
-            self._locations.catch_up(studies, change)
-        if any(copy.state is not CopyState.HELD for copy in self._locations.copies(studies)):
-            self._remove_departing(studies)
+        """Bring to an end what killed runs have left on its way, of studies whose lock is held."""
+        unsettled = sorted({copy.StudyInstanceUID for copy in self._locations.copies(studies) if copy.state is not CopyState.HELD})
+        if unsettled:
+            self._locations.catch_up(unsettled, change)
+            self._remove_departing(unsettled)
 
     def settle_left(self, change: Change) -> None:
         """The same for every study that nobody works on."""
@@ -115,6 +115,8 @@ class Mover:
             studies = [study for study in wanted if study in mine]
             self.settle(studies, change)
             objects = [each for each in self._locations.objects(studies) if each.tier == source]
+            if len(objects) != sum(step.instances for step in steps if step.StudyInstanceUID in mine):
+                self._locations.catch_up(studies, change)  # the plan was the lake's: a run that kept its source may have died before it
             result = sum((work(objects[at : at + _BATCH], mine) for at in range(0, len(objects), _BATCH)), Moved())
         return result + Moved(busy=tuple(study for study in wanted if study not in mine))
 

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -163,6 +163,26 @@ def test_an_instance_of_a_lower_tier_that_is_sent_again_is_no_second_one(home: T
     assert home.tiers_of(study) == {"warm"}
     assert_held(home, study, instances=2)
     assert_only_on(home, study, "warm")
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_lake_follows_where_a_run_died_between_it_and_the_keys(
+    home: TieredHome, mover: Mover, monkeypatch: pytest.MonkeyPatch, *, keep: bool
+) -> None:
+    (study,) = home.take_in(instances=2)
+    step = home.step(study, "hot", "warm")
+
+    def die(*_: object) -> NoReturn:
+        raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(home.locations, "_follow", die)
+        with pytest.raises(Crash):
+            mover.move([step], change(), keep=keep)
+    assert (home.tiers_of(study), {row.tier for row in home.lake_rows(study)}) == ({"warm"}, {"hot"})
+    mover.move([step], change(), keep=keep)
+    assert {row.tier for row in home.lake_rows(study)} == {"warm"}
+    assert_only_on(home, study, *(["hot", "warm"] if keep else ["warm"]))
 
 
 @pytest.mark.parametrize("kind", ["move", "copy"])
