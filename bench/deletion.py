@@ -23,7 +23,7 @@ from bench.durability.places import Places
 from bench.durability.site import workplace
 from bench.durability.tiers import running_s3, tier_on
 from bench.durability.verdict import Table, Verdict, chosen_rounds, options
-from pacs_core import wiring
+from pacs_core.index.removals import Holds
 from pacs_core.model import UID, Hold
 from pacs_core.telemetry import logging
 from tests.support.catalog import Catalogs
@@ -38,7 +38,7 @@ _FREE, _COPIED = "OT", "DX"  # of what is not: no copy is asked for, or there is
 _UNDO_DAYS = 0.0002  # 17 s
 _AT_ONCE = 100  # studies that are taken in together
 _LOOKED_AT = 50  # studies at once
-_BREATH = 0.1  # seconds between two looks, which leave the processor to the flows
+_BREATH = 0.5  # seconds between two looks, which leave the processor to the flows
 _BETWEEN = 20  # killed cleanups between two other runs
 _OTHERS: Sequence[tuple[str, Mapping[str, str]]] = (("archive", {}), ("migrate", {"rule": "down"}), ("migrate", {"rule": "up"}))
 _SHARE_WORKERS = 0.25  # of the kills
@@ -96,7 +96,7 @@ def _protected(home: TieredHome, count: int) -> Mapping[UID, UID]:
     modalities = (_HELD, _ALONE, _YOUNG)
     studies = [_study(modalities[number % len(modalities)]) for number in range(count)]
     uids = [uid for at in range(0, count, _AT_ONCE) for uid in home.take_in(*studies[at : at + _AT_ONCE])]
-    holds = wiring.holds(home.settings)
+    holds = Holds(home.database)
     for uid in uids[:: len(modalities)]:
         holds.place(Hold(uid, "evidence", "bench"))
     return {each.SOPInstanceUID: each.StudyInstanceUID for each in home.objects(*uids)}
