@@ -74,7 +74,7 @@ class TestFlows:
         _assert_durable(faults.run(tmp_path, catalogs, rounds=3, seed=_SEED, prefect_api_url=archive.prefect_api_url))
 
     def test_protected_studies_stay_through_cleanups_that_are_killed(self, tmp_path: Path, catalogs: Catalogs, archive: Archive) -> None:
-        _assert_durable(deletion.run(tmp_path, catalogs, rounds=3, studies=9, seed=_SEED, prefect_api_url=archive.prefect_api_url))
+        _assert_durable(deletion.run(tmp_path, catalogs, rounds=2, studies=6, seed=_SEED, prefect_api_url=archive.prefect_api_url))
 
 
 class TestTheCheck:
