@@ -12,7 +12,7 @@ from tests.support import dcmtk
 from tests.support.archive import Archive
 from tests.support.processes import Daemon, assert_succeeded
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -24,7 +24,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(500)
 
-COMPOSE = Path(__file__).resolve().parents[2] / "deployments" / "compose.yaml"
+COMPOSE = Path(__file__).resolve().parents[3] / "deployments" / "compose.yaml"
 
 
 class Parts:

@@ -16,7 +16,7 @@ from tests.support.synthetic import Study
 
 pytestmark = pytest.mark.timeout(300)
 
-TEMPLATE = Path(__file__).resolve().parents[2] / "deployments" / "custom"
+TEMPLATE = Path(__file__).resolve().parents[3] / "deployments" / "custom"
 
 
 def latest_artifact(archive: Archive, key: str) -> str:

@@ -33,7 +33,7 @@ from tests.support.waiting import eventually
 # One after another, on one worker: they stop and start the archive that they share.
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("up")]
 
-TEMPLATE = Path(__file__).resolve().parents[2] / "deployments" / "custom"
+TEMPLATE = Path(__file__).resolve().parents[3] / "deployments" / "custom"
 PARTS = ("postgres", "prefect", "flow-runner", "dask-scheduler", "dask-worker-1", "dask-worker-2", "listener-1", "listener-2", "web")
 
 

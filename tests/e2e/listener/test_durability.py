@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import crash, deletion, duplicates, faults, fsync, full, hostile, outage, proxy, steps
+from bench import crash, duplicates, fsync, full, hostile, outage, proxy, steps
 from bench.durability.checker import Findings, IndexRow, check, data_set_digest
 from bench.durability.disk import can_mount
 from bench.durability.oracle import NO_ANSWER, SUCCESS, Oracle
@@ -15,7 +15,6 @@ from bench.durability.strace import Call
 from bench.durability.sync_rules import lost_objects, repeated_syncs, unfounded_answers
 from bench.durability.verdict import Verdict
 from bench.steps import STEPS, Step
-from tests.support.archive import Archive
 from tests.support.catalog import Catalogs
 from tests.support.part10 import by_instance
 from tests.support.synthetic import Study
@@ -62,19 +61,6 @@ def test_of_many_arrivals_of_an_instance_the_first_is_held_once(tmp_path: Path, 
 
 def test_hostile_connections_are_closed_and_harm_nobody(tmp_path: Path, catalogs: Catalogs) -> None:
     _assert_durable(hostile.run(tmp_path, catalogs, silent=10, slow=4, timeout=2, seed=_SEED))
-
-
-@pytest.mark.timeout(300)
-class TestFlows:
-    """On the Prefect server of the archive that is there: one of their own takes longer to start than they take."""
-
-    def test_flows_that_are_killed_lose_nothing_and_the_next_run_completes(
-        self, tmp_path: Path, catalogs: Catalogs, archive: Archive
-    ) -> None:
-        _assert_durable(faults.run(tmp_path, catalogs, rounds=3, seed=_SEED, prefect_api_url=archive.prefect_api_url))
-
-    def test_protected_studies_stay_through_cleanups_that_are_killed(self, tmp_path: Path, catalogs: Catalogs, archive: Archive) -> None:
-        _assert_durable(deletion.run(tmp_path, catalogs, rounds=2, studies=6, seed=_SEED, prefect_api_url=archive.prefect_api_url))
 
 
 class TestTheCheck:
