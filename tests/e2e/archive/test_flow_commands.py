@@ -1,10 +1,15 @@
 """`pacs flow` on the running archive: schedules, statistics, the end of a run before its time."""
 
 import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from pacs_core.supervisor.runtime import read_runtime
 from tests.support.archive import Archive
 from tests.support.processes import assert_succeeded
 from tests.support.waiting import eventually
@@ -27,15 +32,31 @@ def test_statistics_count_runs_and_what_is_only_scheduled_is_no_run(archive: Arc
     assert after["last_success"]
 
 
-def test_a_run_that_waits_or_works_is_cancelled(archive: Archive) -> None:
-    started = assert_succeeded(archive.run_pacs("flow", "run", "verify", "--no-wait"))
-    run_id = started.stdout.split("(")[1].split(")")[0]
-    assert_succeeded(archive.run_pacs("flow", "cancel", run_id))
+@contextmanager
+def workers_that_stand_still(archive: Archive) -> Iterator[None]:
+    """No task gets anywhere meanwhile."""
+    runtime = read_runtime(archive.home)
+    assert runtime is not None
+    pids = [part.pid for part in runtime.parts if part.name.startswith("dask-worker") and part.pid]
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
+
+def test_a_run_that_waits_or_works_is_cancelled(archive: Archive) -> None:
     def state() -> str:
         return next((row["state"] for row in rows(archive, "history", "verify") if row["id"] == run_id), "")
 
-    eventually(lambda: state() == "Cancelled", within=60, what="the end of the run")
+    with workers_that_stand_still(archive):  # it must not be done before it is cancelled
+        started = assert_succeeded(archive.run_pacs("flow", "run", "verify", "--no-wait"))
+        run_id = started.stdout.split("(")[1].split(")")[0]
+        assert_succeeded(archive.run_pacs("flow", "cancel", run_id))
+        eventually(lambda: state() == "Cancelled", within=60, what="the end of the run")
     again = archive.run_pacs("flow", "cancel", run_id)
     assert again.returncode == 1
     assert "has ended already: Cancelled" in again.stdout
