@@ -17,7 +17,7 @@ _SEED = 1
 
 
 def test_flows_that_are_killed_lose_nothing_and_the_next_run_completes(tmp_path: Path, catalogs: Catalogs, archive: Archive) -> None:
-    assert faults.run(tmp_path, catalogs, rounds=3, seed=_SEED, prefect_api_url=archive.prefect_api_url).problems == []
+    assert faults.run(tmp_path, catalogs, rounds=2, seed=_SEED, prefect_api_url=archive.prefect_api_url).problems == []
 
 
 def test_protected_studies_stay_through_cleanups_that_are_killed(tmp_path: Path, catalogs: Catalogs, archive: Archive) -> None:
