@@ -7,7 +7,7 @@ import asyncio
 import importlib
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import yaml  # type: ignore[import-untyped]  # the stubs are not among our tools
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
 from prefect.flows import Flow
 from prefect.utilities.callables import parameter_schema
@@ -70,16 +70,14 @@ def _schedule(entry: dict[str, Any]) -> DeploymentScheduleCreate:
     return DeploymentScheduleCreate.model_validate({"slug": entry["slug"], "schedule": times})
 
 
-async def known_deployments() -> dict[str, UUID]:
-    """The ids of what is deployed already, by name."""
-    async with get_client() as client:
-        return {each.name: each.id for each in await client.read_deployments(limit=_MANY)}
+async def deploy(client: PrefectClient, deployments: Iterable[OurDeployment]) -> Collection[str]:
+    """All at once, because the archive is not ready before: `prefect deploy --all` took a third of the start.
 
-
-async def deploy(deployments: Iterable[OurDeployment], known: Mapping[str, UUID]) -> None:
-    """All at once, because the archive is not ready before: `prefect deploy --all` took a third of the start."""
-    async with get_client() as client:
-        await asyncio.gather(*(_deploy(client, each, known.get(each.name)) for each in deployments))
+    Returns the names of what was deployed already, ours or not.
+    """
+    known = {each.name: each.id for each in await client.read_deployments(limit=_MANY)}
+    await asyncio.gather(*(_deploy(client, each, known.get(each.name)) for each in deployments))
+    return known.keys()
 
 
 async def _deploy(client: PrefectClient, deployment: OurDeployment, known: UUID | None) -> None:
@@ -112,14 +110,8 @@ def deploy_users_flows(folder: Path, known: Collection[str]) -> None:
     for project in sorted(folder.glob("*/prefect.yaml")):
         try:
             with TemporaryDirectory() as scratch:
-                arguments = (
-                    "--no-prompt",
-                    "deploy",
-                    "--all",
-                    "--prefect-file",
-                    str(_without_known_schedules(project, known, Path(scratch))),
-                )
-                command = [sys.executable, "-m", "prefect", *arguments]
+                file = _without_known_schedules(project, known, Path(scratch))
+                command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
                 done = subprocess.run(
                     command, cwd=project.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=_PATIENCE, check=False
                 )

@@ -20,33 +20,32 @@ from collections.abc import Collection
 from typing import Any
 
 from prefect.cli import app as prefect_cli
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.utilities.processutils import command_to_string
 from prefect.workers.process import ProcessWorker
 
-from deployments.deploying import OurDeployment, deploy, deploy_users_flows, known_deployments, our_deployments
+from deployments.deploying import OurDeployment, deploy, deploy_users_flows, our_deployments
 from pacs_core.settings import load_settings
 
 POOL = "pacs"
 _PATIENCE = 140.0  # seconds for the server, which may have migrations to run
 
 
-async def _make_pool() -> None:
+async def _make_pool(client: PrefectClient) -> None:
     """Wait for the API and make the work pool; of one that is there, only the command is set."""
     deadline = time.monotonic() + _PATIENCE
-    async with get_client() as client:
-        while (trouble := await client.api_healthcheck()) is not None:
-            if time.monotonic() > deadline:
-                raise trouble
-            await asyncio.sleep(0.05)
-        try:
-            template = _with_command(ProcessWorker.get_default_base_job_template())
-            await client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
-        except ObjectAlreadyExists:
-            template = (await client.read_work_pool(POOL)).base_job_template
-            await client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=_with_command(template)))
+    while (trouble := await client.api_healthcheck()) is not None:
+        if time.monotonic() > deadline:
+            raise trouble
+        await asyncio.sleep(0.05)
+    try:
+        template = _with_command(ProcessWorker.get_default_base_job_template())
+        await client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+    except ObjectAlreadyExists:
+        template = (await client.read_work_pool(POOL)).base_job_template
+        await client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=_with_command(template)))
 
 
 def _with_command(template: dict[str, Any]) -> dict[str, Any]:
@@ -63,10 +62,9 @@ def _tell_ready() -> None:
 
 async def _make_pool_and_deploy(deployments: list[OurDeployment]) -> Collection[str]:
     """The names of what was deployed before."""
-    await _make_pool()
-    known = await known_deployments()
-    await deploy(deployments, known)
-    return known
+    async with get_client() as client:
+        await _make_pool(client)
+        return await deploy(client, deployments)
 
 
 def main() -> None:
