@@ -247,12 +247,12 @@ class Removed:
         return _object_of(self)
 
 
-def _object_of(each: Copy | Removed) -> StoredObject:
+def _object_of(each: "Copy | Removed | InstanceRecord", *, sop_class: UID = UID(""), transfer_syntax: UID = UID("")) -> StoredObject:
     """SOP class and transfer syntax are not kept where an instance is not held."""
     return StoredObject(
         SOPInstanceUID=each.SOPInstanceUID,
-        SOPClassUID=UID(""),
-        TransferSyntaxUID=UID(""),
+        SOPClassUID=sop_class,
+        TransferSyntaxUID=transfer_syntax,
         SeriesInstanceUID=each.SeriesInstanceUID,
         StudyInstanceUID=each.StudyInstanceUID,
         tier=each.tier,
@@ -282,17 +282,7 @@ class InstanceRecord:
     @property
     def object(self) -> StoredObject:
         """Where the instance is, without what it says."""
-        return StoredObject(
-            SOPInstanceUID=self.SOPInstanceUID,
-            SOPClassUID=self.SOPClassUID,
-            TransferSyntaxUID=self.TransferSyntaxUID,
-            SeriesInstanceUID=self.SeriesInstanceUID,
-            StudyInstanceUID=self.StudyInstanceUID,
-            tier=self.tier,
-            path=self.path,
-            size=self.size,
-            sha256=self.sha256,
-        )
+        return _object_of(self, sop_class=self.SOPClassUID, transfer_syntax=self.TransferSyntaxUID)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Every method may raise UnavailableError (StorageFull, StorageUnavailable, IndexU
 answer; nothing else of a third party ever crosses a seam.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -373,8 +373,8 @@ class Removals(Protocol):
     def forget_rows(self, removed: Sequence[Removed], change: Change) -> None:
         """Let the lake no longer tell of instances that have no key, nor of series, studies and patients of which nothing is left."""
 
-    def all(self, state: RemovedState, *, study: str = "", due_at: datetime | None = None) -> Sequence[Removed]:
-        """What is in a state, of one study or of all; or only what is due to be destroyed at an instant, and not on hold."""
+    def all(self, state: RemovedState, *, studies: Collection[str] | None = None, due_at: datetime | None = None) -> Sequence[Removed]:
+        """What is in a state, of some studies or of all; or only what is due to be destroyed at an instant, and not on hold."""
 
     def quarantined(self, removed: Sequence[Removed]) -> None:
         """Objects that were leaving are out of the way."""

@@ -73,7 +73,7 @@ def undo_study(study: str, run: str) -> Moved:
     settings = load_settings()
     change = Change(run=run, flow="undo-cleanup", action="restored", policy="manual", at=datetime.now(UTC))
     retention, index = _retention(settings), connections(settings)
-    removed = index.removals.all(RemovedState.QUARANTINED, study=study)
+    removed = index.removals.all(RemovedState.QUARANTINED, studies=[study])
     return sum((retention.undo(each, change, index.writer) for each in _parts(removed)), Moved())
 
 

@@ -152,14 +152,15 @@ def _verify_packages(settings: Settings, locations: LakeLocations, studies: Sequ
     for members in packages.values():
         if sample.takes_next():
             found = verify_package(sample.stores, members, settings.scratch_directory)
-            locations.verified([copy for copy in members if copy.SOPInstanceUID in found.intact], datetime.now(UTC))
+            intact = frozenset(found.intact)
+            locations.verified([copy for copy in members if copy.SOPInstanceUID in intact], datetime.now(UTC))
             report += found
     return report
 
 
 def _verify_quarantined(settings: Settings, removals: LakeRemovals, studies: Sequence[UID], sample: _Sample) -> ShardReport:
     def kept() -> Sequence[Removed]:
-        return [each for study in studies for each in removals.all(RemovedState.QUARANTINED, study=study)]
+        return removals.all(RemovedState.QUARANTINED, studies=studies)
 
     report = verify_quarantined(sample.stores, wiring.landing(settings), [each for each in kept() if sample.takes_next()])
     if report.problems:  # what was destroyed or brought back meanwhile is no damage

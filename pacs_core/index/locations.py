@@ -223,9 +223,7 @@ class LakeLocations:
         """Let the lake name the tiers that the keys name: a run may have died between the two."""
         with self._writer.committing() as (_, lake):
             keys = {each.SOPInstanceUID: each for each in self.objects(studies)}
-            query = f"SELECT SOPInstanceUID, tier FROM lake.instance WHERE StudyInstanceUID IN (SELECT {TEXTS})"  # noqa: S608 a constant
-            rows = lake.execute(query, [texts(clean(study) for study in studies)]).fetchall()
-            stale = [UID(uid) for uid, tier in rows if uid in keys and keys[uid].tier != tier]
+            stale = [uid for uid, tier in _rows_of(lake, studies) if uid in keys and keys[uid].tier != tier]
             if stale:
                 self._follow(lake, stale, [keys[uid].tier for uid in stale], change)
 
@@ -233,9 +231,8 @@ class LakeLocations:
         """Instances that have a key and no row of the lake: whoever was to commit them has died."""
         with self._writer.committing() as (_, lake):
             keys = {each.SOPInstanceUID for each in self.objects(studies)}
-            query = f"SELECT SOPInstanceUID FROM lake.instance WHERE StudyInstanceUID IN (SELECT {TEXTS})"  # noqa: S608 a constant
-            rows = lake.execute(query, [texts(clean(study) for study in studies)]).fetchall()
-        return frozenset(keys - {uid for (uid,) in rows})
+            rows = _rows_of(lake, studies)
+        return frozenset(keys - {uid for uid, _ in rows})
 
     def totals(self, run: str) -> Sequence[StudyTotals]:
         """What a run has done, by action and tiers."""
@@ -264,6 +261,12 @@ class LakeLocations:
                 " WHERE SOPInstanceUID = moved.uid",
                 {"at": change.at, "run": change.run, "uids": texts(uids), "tiers": texts(tiers)},
             )
+
+
+def _rows_of(lake: duckdb.DuckDBPyConnection, studies: Sequence[UID]) -> Sequence[tuple[UID, str]]:
+    """The instances of studies that the lake tells of, with their tiers."""
+    query = f"SELECT SOPInstanceUID, tier FROM lake.instance WHERE StudyInstanceUID IN (SELECT {TEXTS})"  # noqa: S608 a constant
+    return [(UID(uid), tier) for uid, tier in lake.execute(query, [texts(clean(study) for study in studies)]).fetchall()]
 
 
 def _check_alive(session: Session) -> None:

@@ -5,7 +5,7 @@ out. The table `removed_instance` is written in that same transaction, so what a
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -96,17 +96,17 @@ class LakeRemovals:
                 lake.execute(f"DELETE FROM lake.instance WHERE SOPInstanceUID IN (SELECT {TEXTS})", [texts(gone)])  # noqa: S608 constants
                 _delete_childless(lake, studies)
 
-    def all(self, state: RemovedState, *, study: str = "", due_at: datetime | None = None) -> Sequence[Removed]:
-        """What is in a state, of one study or of all; or only what is due to be destroyed at an instant, and not on hold."""
+    def all(self, state: RemovedState, *, studies: Collection[str] | None = None, due_at: datetime | None = None) -> Sequence[Removed]:
+        """What is in a state, of some studies or of all; or only what is due to be destroyed at an instant, and not on hold."""
         with self._database.transaction() as session:
             rows = session.run(
                 f"SELECT {_REMOVED} FROM pacs.removed_instance WHERE state = :state"  # noqa: S608 constants
-                " AND (:study = '' OR \"StudyInstanceUID\" = :study)"
+                ' AND (CAST(:studies AS text[]) IS NULL OR "StudyInstanceUID" = ANY(CAST(:studies AS text[])))'
                 " AND (CAST(:due_at AS timestamptz) IS NULL OR (destroy_after <= CAST(:due_at AS timestamptz) AND NOT EXISTS ("
                 f'SELECT 1 FROM pacs.hold WHERE hold."StudyInstanceUID" = removed_instance."StudyInstanceUID" AND {_ACTIVE})))'
                 ' ORDER BY "StudyInstanceUID", "SOPInstanceUID"',
                 state=state.value,
-                study=study,
+                studies=None if studies is None else sorted(studies),
                 due_at=due_at,
             )
         return [_removed(row) for row in rows]

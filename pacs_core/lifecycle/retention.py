@@ -163,7 +163,7 @@ class Retention:
             if require_copy:
                 objects, failures = self._with_good_copy(step.StudyInstanceUID, objects)
             taken = self._removals.take_out(objects, change, destroy_after) if objects else frozenset[UID]()
-            self._quarantine(self._removals.all(RemovedState.LEAVING, study=step.StudyInstanceUID), change, mine)
+            self._quarantine(self._removals.all(RemovedState.LEAVING, studies=[step.StudyInstanceUID]), change, mine)
         except PacsError as exc:
             return Moved(failures=(Failure(step.StudyInstanceUID, "", str(exc), exc.retryable),))
         return _outcome([each for each in objects if each.SOPInstanceUID in taken], failures)

@@ -38,7 +38,7 @@ def remove(home: TieredHome, study: UID) -> int:
     retention = wiring.retention(home.settings, home.locations, home.removals)
     past = datetime(2020, 1, 1, tzinfo=UTC)
     removed = retention.remove([home.step(study, "hot", "")], change("removed"), past, named=as_planned, require_copy=True)
-    retention.destroy(home.removals.all(RemovedState.QUARANTINED, study=study), change("destroyed"))
+    retention.destroy(home.removals.all(RemovedState.QUARANTINED, studies=[study]), change("destroyed"))
     return removed.instances
 
 

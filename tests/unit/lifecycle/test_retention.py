@@ -31,12 +31,12 @@ def retention(home: TieredHome) -> Retention:
 def removed(home: TieredHome, retention: Retention, study: UID, *, tier: str = "hot", until: datetime = LATER) -> Sequence[Removed]:
     """All that is in quarantine of a study once it has been removed from a tier."""
     retention.remove([home.step(study, tier, "")], change("removed"), until, named=as_planned, require_copy=False)
-    return home.removals.all(RemovedState.QUARANTINED, study=study)
+    return home.removals.all(RemovedState.QUARANTINED, studies=[study])
 
 
 def undo(home: TieredHome, retention: Retention, study: UID) -> int:
     with closing(wiring.index_writer(home.settings)) as writer:
-        return retention.undo(home.removals.all(RemovedState.QUARANTINED, study=study), change("restored"), writer).instances
+        return retention.undo(home.removals.all(RemovedState.QUARANTINED, studies=[study]), change("restored"), writer).instances
 
 
 def patients(home: TieredHome, study: UID) -> int:
@@ -54,7 +54,7 @@ def test_a_removed_study_is_out_of_the_index_and_out_of_sight(home: TieredHome, 
     assert not home.lake_rows(study)
     assert patients(home, study) == 0
     assert not home.paths("hot", study)
-    assert len(home.removals.all(RemovedState.QUARANTINED, study=study)) == 3
+    assert len(home.removals.all(RemovedState.QUARANTINED, studies=[study])) == 3
 
 
 @pytest.mark.parametrize("tier", ["hot", "warm"])
@@ -70,7 +70,7 @@ def test_it_comes_back_as_it_was(home: TieredHome, retention: Retention, tier: s
     assert sorted(home.lake_rows(study), key=lambda each: each.path) == before
     assert all(home.is_intact(each) for each in before)
     assert patients(home, study) == 1
-    assert not home.removals.all(RemovedState.QUARANTINED, study=study)
+    assert not home.removals.all(RemovedState.QUARANTINED, studies=[study])
 
 
 def test_what_is_due_is_destroyed_and_what_is_not_stays(home: TieredHome, retention: Retention) -> None:
@@ -78,7 +78,7 @@ def test_what_is_due_is_destroyed_and_what_is_not_stays(home: TieredHome, retent
     now = datetime.now(UTC)
     retention.remove([home.step(due, "hot", "")], change("removed"), now - timedelta(seconds=1), named=as_planned, require_copy=False)
     retention.remove([home.step(later, "hot", "")], change("removed"), now + timedelta(days=7), named=as_planned, require_copy=False)
-    digests = {study: home.removals.all(RemovedState.QUARANTINED, study=study)[0].sha256 for study in (due, later)}
+    digests = {study: home.removals.all(RemovedState.QUARANTINED, studies=[study])[0].sha256 for study in (due, later)}
     landing = wiring.landing(home.settings)
     chosen = [each for each in home.removals.all(RemovedState.QUARANTINED, due_at=now) if each.StudyInstanceUID in (due, later)]
     assert retention.destroy(chosen, change("destroyed")).instances == 1
@@ -143,7 +143,7 @@ def test_what_is_sent_again_after_its_removal_is_held_again(home: TieredHome, re
     home.send_again(study)
     assert len(home.objects(study)) == len(home.lake_rows(study)) == 2
     assert patients(home, study) == 1
-    retention.destroy(home.removals.all(RemovedState.QUARANTINED, study=study), change("destroyed"))
+    retention.destroy(home.removals.all(RemovedState.QUARANTINED, studies=[study]), change("destroyed"))
     assert all(home.is_intact(each) for each in home.objects(study))
 
 
@@ -176,11 +176,11 @@ def test_of_two_removals_of_a_study_the_last_one_is_undone(home: TieredHome, ret
     held = sorted(home.objects(study), key=lambda each: each.path)
     removed(home, retention, study)
     with closing(wiring.index_writer(home.settings)) as writer:
-        result = retention.undo(home.removals.all(RemovedState.QUARANTINED, study=study), change("restored"), writer)
+        result = retention.undo(home.removals.all(RemovedState.QUARANTINED, studies=[study]), change("restored"), writer)
     assert (result.instances, len(result.failures)) == (2, 2)
     assert sorted(home.objects(study), key=lambda each: each.path) == held
     assert all(home.is_intact(each) for each in held)
-    assert home.removals.all(RemovedState.QUARANTINED, study=study) == first
+    assert home.removals.all(RemovedState.QUARANTINED, studies=[study]) == first
 
 
 def test_bytes_that_another_removal_needs_outlive_the_first(home: TieredHome, retention: Retention) -> None:
@@ -195,7 +195,7 @@ def test_bytes_that_another_removal_needs_outlive_the_first(home: TieredHome, re
     removed(home, retention, study)
     assert home.removals.removed_as_well(due) == {held.sha256}
     assert retention.destroy(due, change("destroyed")).instances == 1
-    assert home.removals.removed_as_well(home.removals.all(RemovedState.QUARANTINED, study=study)) == set()
+    assert home.removals.removed_as_well(home.removals.all(RemovedState.QUARANTINED, studies=[study])) == set()
     assert undo(home, retention, study) == 1
     assert home.is_intact(held)
 

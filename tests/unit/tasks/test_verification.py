@@ -42,7 +42,7 @@ def removed(home: TieredHome, form: Form | None = None, *, tier: str = "hot", un
         wiring.archiver(home.settings, home.locations).archive([home.step(study, tier, "cold")], change("archived"), form)
     retention = wiring.retention(home.settings, home.locations, home.removals)
     retention.remove([home.step(study, tier, "")], change("removed"), until, named=as_planned, require_copy=False)
-    retention.destroy(home.removals.all(RemovedState.QUARANTINED, study=study, due_at=datetime.now(UTC)), change("destroyed"))
+    retention.destroy(home.removals.all(RemovedState.QUARANTINED, studies=[study], due_at=datetime.now(UTC)), change("destroyed"))
     return study
 
 
@@ -75,7 +75,7 @@ def test_what_is_in_quarantine_is_verified(home: TieredHome, tier: str, damage: 
     study = removed(home, tier=tier)
     assert is_planned(study)
     assert verified(study).report.checked == 3
-    victim = home.removals.all(RemovedState.QUARANTINED, study=study)[0]
+    victim = home.removals.all(RemovedState.QUARANTINED, studies=[study])[0]
     retired = wiring.landing(home.settings).retired(victim.sha256)
     damage(retired if tier == "hot" else Path(home.settings.tiers[tier].url) / victim.path)
     assert [problem.SOPInstanceUID for problem in verified(study).report.problems] == [victim.SOPInstanceUID]
