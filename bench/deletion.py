@@ -21,14 +21,13 @@ from pathlib import Path
 from bench.durability.cluster import ENDS_WITHIN, Cluster, FlowRun, await_moment, running_cluster
 from bench.durability.places import Places
 from bench.durability.site import workplace
-from bench.durability.tiers import running_s3, tier_on
+from bench.durability.tiers import home_on, running_s3, tier_on
 from bench.durability.verdict import Table, Verdict, chosen_rounds, options
 from pacs_core.index.removals import Holds
 from pacs_core.model import UID, Hold
 from pacs_core.telemetry import logging
 from tests.support.catalog import Catalogs
 from tests.support.clouds import DurableS3Server
-from tests.support.processes import free_ports
 from tests.support.synthetic import Study
 from tests.support.tiered import TieredHome
 from tests.support.waiting import eventually
@@ -72,21 +71,17 @@ def run(folder: Path, catalogs: Catalogs, *, rounds: int, studies: int, seed: in
 
 
 def _home(folder: Path, catalogs: Catalogs, s3: DurableS3Server, settings: Mapping[str, object]) -> TieredHome:
-    prefect_port, dask_port = free_ports(2)
-    return TieredHome(
-        folder / "home",
+    return home_on(
+        s3,
+        folder,
         catalogs.new(),
-        {"warm": tier_on(s3)},
         archives={"vault": tier_on(s3)},
         archivals=[{"name": "all-but-some", "modalities": [_HELD, _YOUNG, _COPIED], "destination": "vault"}],
-        migrations=[{"name": "down", "source": "hot", "target": "warm"}, {"name": "up", "source": "warm", "target": "hot"}],
         retentions=[
             {"name": "any", "modalities": [_HELD, _FREE], "require_copy": False, "undo_days": _UNDO_DAYS},
             {"name": "copied", "modalities": [_ALONE, _COPIED], "require_copy": True, "undo_days": _UNDO_DAYS},
             {"name": "old", "modalities": [_YOUNG], "older_than_days": 1, "require_copy": False, "undo_days": _UNDO_DAYS},
         ],
-        prefect_port=prefect_port,
-        dask_port=dask_port,
         **settings,
     )
 

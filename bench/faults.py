@@ -17,13 +17,12 @@ from pathlib import Path
 from bench.durability.cluster import ENDS_WITHIN, FLOWS, Cluster, FlowRun, await_moment, running_cluster
 from bench.durability.places import Place, Places
 from bench.durability.site import workplace
-from bench.durability.tiers import running_s3, tier_on
+from bench.durability.tiers import home_on, running_s3, tier_on
 from bench.durability.verdict import Table, Verdict, chosen_rounds, options
 from pacs_core.model import UID
 from pacs_core.telemetry import logging
 from tests.support.catalog import Catalogs
 from tests.support.clouds import DurableS3Server
-from tests.support.processes import free_ports
 from tests.support.synthetic import Study
 from tests.support.tiered import TieredHome
 from tests.support.waiting import eventually
@@ -67,17 +66,13 @@ def run(folder: Path, catalogs: Catalogs, *, rounds: int, seed: int | None = Non
 
 
 def _home(folder: Path, catalogs: Catalogs, s3: DurableS3Server, settings: Mapping[str, object]) -> TieredHome:
-    prefect_port, dask_port = free_ports(2)
-    return TieredHome(
-        folder / "home",
+    return home_on(
+        s3,
+        folder,
         catalogs.new(),
-        {"warm": tier_on(s3)},
         archives={"vault": tier_on(s3), "packs": tier_on(s3)},
         archivals=[{"name": "objects", "destination": "vault"}, {"name": "packages", "destination": "packs", "form": "zip"}],
-        migrations=[{"name": "down", "source": "hot", "target": "warm"}, {"name": "up", "source": "warm", "target": "hot"}],
         retentions=[{"name": "passing", "modalities": [_PASSING], "undo_days": _UNDO_DAYS}],
-        prefect_port=prefect_port,
-        dask_port=dask_port,
         **settings,
     )
 

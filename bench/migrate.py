@@ -14,12 +14,11 @@ from pathlib import Path
 from bench.command import parse, scratch
 from bench.moving import PROCESSES, Move, mover
 from bench.peers import ours, settle
-from bench.storing import store
+from bench.storing import store_studies
 from bench.table import Ratio, interleave, report
 from tests.support.archive import Listener
 from tests.support.clouds import DurableS3Server
 from tests.support.processes import run
-from tests.support.synthetic import Study
 
 _LOADS = (("MR", 2000), ("CT", 800))
 _PER_STUDY = 100
@@ -47,9 +46,7 @@ def main() -> None:
 
 
 def _compare(archive: Listener, server: DurableS3Server, move: Move, folder: Path, modality: str, count: int, rounds: int) -> None:
-    for number in range(max(1, count // _PER_STUDY)):
-        Study(modality, instances=min(_PER_STUDY, count)).write(folder / "sent" / str(number))
-    store(archive.scp, sorted((folder / "sent").iterdir()))
+    store_studies(archive.scp, folder / "sent", modality, count, per_study=_PER_STUDY)
     settle(archive)
     copied = folder / "copied"
     shutil.copytree(archive.home / "hot", copied, ignore=shutil.ignore_patterns(".*"), copy_function=os.link)

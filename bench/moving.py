@@ -34,7 +34,7 @@ def mover() -> Iterator[Move]:
             with closing(wiring.index_reader(load_settings())) as reader:
                 steps = steps_of("bench", target, Selection(modalities=(modality,)), reader.study_facts(source))
             shards = Plan(tuple(steps)).shards(instances=SHARD_INSTANCES, bytes=SHARD_BYTES)
-            moved = sum(processes.map(_move_shard, shards))
+            moved = sum(processes.map(move_shard, shards))
             if moved != sum(step.instances for step in steps):
                 raise SystemExit(f"{moved} of {sum(step.instances for step in steps)} instances were moved")
             return moved, time.perf_counter() - started
@@ -42,8 +42,9 @@ def mover() -> Iterator[Move]:
         yield move
 
 
-def _move_shard(steps: Sequence[Step]) -> int:
+def move_shard(steps: Sequence[Step], *, keep: bool = False) -> int:
+    """Take steps of one source and target; how many instances were moved."""
     settings = load_settings()
     change = Change(run="bench", flow="migrate", action="migrated", policy="bench", at=datetime.now(UTC))
     with closing(wiring.locations(settings)) as locations:
-        return wiring.mover(settings, locations).move(steps, change).instances
+        return wiring.mover(settings, locations).move(steps, change, keep=keep).instances

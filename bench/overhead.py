@@ -11,14 +11,13 @@ from datetime import datetime
 
 from bench.command import parse, scratch
 from bench.moving import Move, mover
-from bench.storing import store
+from bench.storing import store_studies
 from bench.table import Ratio, interleave, report
 from pacs_core import wiring
 from pacs_core.settings import load_settings
-from tests.support.archive import Archive
+from tests.support.archive import Archive, running_archive
 from tests.support.clouds import DurableS3Server
 from tests.support.processes import assert_succeeded
-from tests.support.synthetic import Study
 
 _COUNT, _PER_STUDY = 10_000, 100
 _FLOW, _WHOLE, _CORE = "the flow", "`pacs flow run` as a whole", "the mover alone"
@@ -36,20 +35,15 @@ def main() -> None:
         home = root / "home"
         home.mkdir()
         (home / "pacs.toml").write_text(f'[tiers.warm]\nurl = "{server.bucket()}"\nendpoint = "{server.endpoint}"\n{_RULE}')
-        archive = Archive(home, settings=server.environment)
-        archive.start()
         try:
-            os.environ.update(archive.env)
-            for number in range(count // _PER_STUDY):
-                Study("MR", instances=_PER_STUDY).write(root / "sent" / str(number))
-            store(archive.scp, sorted((root / "sent").iterdir()))
-            if not wiring.catch_up(load_settings(), patience=120):
-                raise SystemExit("the index does not catch up")
-            with mover() as move:
+            with running_archive(home, settings=server.environment) as archive, mover() as move:
+                os.environ.update(archive.env)
+                store_studies(archive.scp, root / "sent", "MR", count, per_study=_PER_STUDY)
+                if not wiring.catch_up(load_settings(), patience=120):
+                    raise SystemExit("the index does not catch up")
                 whole: list[float] = []
                 results = interleave({_FLOW: _by_flow(archive, move, count, whole), _CORE: _alone(move, count)}, rounds=options.rounds)
         finally:
-            archive.stop()
             server.stop()
     figures = {**results, _WHOLE: whole[-options.rounds :]}
     report(f"migrate {count} MR to S3", "instances/s", figures, us=_FLOW, targets=[Ratio(_FLOW, _CORE, 1 / 1.1)])

@@ -11,27 +11,25 @@ import os
 import random
 import tempfile
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from bench.command import scratch
 from bench.durability.client import Client
 from bench.durability.instances import Factory
 from bench.durability.verdict import Table, Verdict, chosen_rounds, options
+from bench.moving import move_shard
 from pacs_core import wiring
 from pacs_core.lifecycle.plan import Step
-from pacs_core.model import UID, Change
+from pacs_core.model import UID
 from pacs_core.ports import ObjectStore
 from pacs_core.settings import load_settings
-from tests.support.archive import Archive
+from tests.support.archive import Archive, running_archive
 from tests.support.clouds import Azurite, DurableS3Server
 from tests.support.dcmtk import Scp, getscu
 from tests.support.part10 import by_instance, dataset_bytes
@@ -80,9 +78,8 @@ def _archive(root: Path) -> Iterator[Archive]:
         tiers = {"WARM": (s3.bucket(), s3.endpoint), "COLD": (azure.bucket(), azure.endpoint)}
         settings = {f"PACS_TIERS__{name}__URL": url for name, (url, _) in tiers.items()}
         settings |= {f"PACS_TIERS__{name}__ENDPOINT": endpoint for name, (_, endpoint) in tiers.items()}
-        archive = Archive(root / "home", settings={**settings, **s3.environment, **azure.environment, "PACS_LOG_LEVEL": "warning"})
-        archive.start()
-        stack.callback(archive.stop)
+        settings |= {**s3.environment, **azure.environment, "PACS_LOG_LEVEL": "warning"}
+        archive = stack.enter_context(running_archive(root / "home", settings=settings))
         os.environ.update(archive.env)
         yield archive
 
@@ -118,17 +115,14 @@ def _spread(archive: Archive) -> None:
         if tier != "hot":
             moves.append((Step(UID(study["uid"]), "hot", tier, study["n"], study["bytes"], "bench"), keep))
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
-        for failures in processes.map(_move, moves, chunksize=4):
-            if failures:
-                raise SystemExit(f"a study was not moved: {failures}")
+        if not all(processes.map(_move, moves, chunksize=4)):
+            raise SystemExit("a study was not moved")
 
 
-def _move(move: tuple[Step, bool]) -> list[str]:
+def _move(move: tuple[Step, bool]) -> bool:
+    """Whether all of a study was moved."""
     step, keep = move
-    settings = load_settings()
-    change = Change(run="bench", flow="migrate", action="migrated", policy="bench", at=datetime.now(UTC))
-    with closing(wiring.locations(settings)) as locations:
-        return [str(failure) for failure in wiring.mover(settings, locations).move([step], change, keep=keep).failures]
+    return move_shard([step], keep=keep) == step.instances
 
 
 def _held(archive: Archive) -> Sequence[_Object]:
@@ -205,7 +199,7 @@ def _pass(archive: Archive, verdict: Verdict, table: Table, step: str, expected:
     began = time.perf_counter()
     done = archive.run_pacs("flow", "run", "verify", "--param", f"repair={repair}", timeout=_PATIENCE)
     seconds = time.perf_counter() - began
-    named = {(row["tier"], row["path"]) for row in _artifact(archive, "verify-problems") if "path" in row}
+    named = {(row["tier"], row["path"]) for row in json.loads(archive.artifact("verify-problems")["data"]) if "path" in row}
     missed = {(each.tier, each.path) for each in expected} - named
     false = named - {(each.tier, each.path) for each in expected}
     (summary,) = archive.sql("SELECT summary FROM flow_run WHERE flow = 'verify' ORDER BY started_at DESC LIMIT 1")
@@ -215,16 +209,6 @@ def _pass(archive: Archive, verdict: Verdict, table: Table, step: str, expected:
     verdict.require(mended == repaired, f"{step}: {mended} of {repaired} were repaired")
     verdict.require(done.returncode == (1 if expected else 0), f"{step}: ended with {done.returncode}")
     verdict.count(f"found by {step}", len(named))
-
-
-def _artifact(archive: Archive, key: str) -> list[dict[str, Any]]:
-    body = json.dumps({"artifacts": {"key": {"any_": [key]}}}).encode()
-    url = f"http://127.0.0.1:{archive.prefect_port}/api/artifacts/latest/filter"
-    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})  # our own server
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        (latest,) = json.load(answer)
-    rows: list[dict[str, Any]] = json.loads(latest["data"])
-    return rows
 
 
 def _retrieve(scp: Scp, verdict: Verdict, sent: Mapping[str, str], studies: set[str], lost: set[_Object]) -> None:

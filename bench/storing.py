@@ -61,6 +61,13 @@ def sender(scp: Scp, batches: Batches, *, settle: Callable[[], object] = lambda:
     return send
 
 
+def store_studies(scp: Scp, folder: Path, modality: str, count: int, *, per_study: int) -> None:
+    """Make so many instances in a new folder, in studies of that size, and send them, each study on an association of its own."""
+    for number in range(max(1, count // per_study)):
+        Study(modality, instances=min(per_study, count)).write(folder / str(number))
+    store(scp, sorted(folder.iterdir()))
+
+
 def store(scp: Scp, folders: Sequence[Path]) -> None:
     """Send folders, each on an association of its own, at the same time."""
     commands = [["storescu", *MAXIMUM_PDU, "+sd", *scp.arguments(), str(folder)] for folder in folders]

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from bench.command import parse, scratch
 from bench.peers import ours, settle
-from bench.storing import store
+from bench.storing import store_studies
 from bench.table import Ratio, interleave, report
 from pacs_core.index.reader import Shard
 from tasks.verification import plan_shards, verify_shard
 from tests.support.archive import Listener
-from tests.support.synthetic import Study
 
 _LOADS = (("CT", 4000), ("MR", 10_000))
 _PER_STUDY = 200
@@ -42,9 +41,7 @@ def main() -> None:
 
 
 def _fill(archive: Listener, root: Path, modality: str, count: int) -> Sequence[Path]:
-    for number in range(count // _PER_STUDY):
-        Study(modality, instances=_PER_STUDY).write(root / "sent" / str(number))
-    store(archive.scp, sorted((root / "sent").iterdir()))
+    store_studies(archive.scp, root / "sent", modality, count, per_study=_PER_STUDY)
     settle(archive)
     return [archive.home / "hot" / row["path"] for row in archive.sql("SELECT path FROM instance")]
 

@@ -1,10 +1,12 @@
-"""An S3 that survives being killed, and tiers on it."""
+"""An S3 that survives being killed, tiers on it, and a home with such a tier."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.clouds import DurableS3Server
+from tests.support.processes import free_ports
+from tests.support.tiered import TieredHome
 
 
 @contextmanager
@@ -16,6 +18,20 @@ def running_s3(folder: Path) -> Iterator[DurableS3Server]:
         yield server
     finally:
         server.stop()
+
+
+def home_on(s3: DurableS3Server, folder: Path, catalog_url: str, **settings: object) -> TieredHome:
+    """A home with the tiers hot and warm, rules that move all down and up again, and ports for a cluster of its own."""
+    prefect_port, dask_port = free_ports(2)
+    return TieredHome(
+        folder / "home",
+        catalog_url,
+        {"warm": tier_on(s3)},
+        migrations=[{"name": "down", "source": "hot", "target": "warm"}, {"name": "up", "source": "warm", "target": "hot"}],
+        prefect_port=prefect_port,
+        dask_port=dask_port,
+        **settings,
+    )
 
 
 def tier_on(s3: DurableS3Server) -> Mapping[str, object]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.archive import Archive, Listener
+from tests.support.archive import Archive, Listener, running_archive
 from tests.support.catalog import Catalogs
 
 _LOG_LINES = 150
@@ -14,10 +14,8 @@ _LOG_LINES = 150
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
     """A running archive, shared: tests bring UIDs and PatientIDs of their own and expect others' data beside them."""
-    running = Archive(tmp_path_factory.mktemp("shared") / "home")
-    running.start()
-    yield running
-    running.stop()
+    with running_archive(tmp_path_factory.mktemp("shared") / "home") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 
 import json
 import signal
-from collections.abc import Mapping
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -79,6 +81,31 @@ class Archive:
     def sql(self, query: str) -> list[dict[str, Any]]:
         """The rows of a query."""
         return query_rows(self.env, query)
+
+    def prefect(self, path: str, body: Mapping[str, Any]) -> Any:
+        """What its Prefect server answers."""
+        request = urllib.request.Request(  # noqa: S310  # our own server
+            f"{self.prefect_api_url}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  # our own server
+            return json.load(answer)
+
+    def artifact(self, key: str) -> dict[str, Any]:
+        """The newest artifact of that key."""
+        (latest,) = self.prefect("artifacts/latest/filter", {"artifacts": {"key": {"any_": [key]}}})
+        assert isinstance(latest, dict)
+        return latest
+
+
+@contextmanager
+def running_archive(home: Path, *, settings: Mapping[str, str] | None = None) -> Iterator[Archive]:
+    """An archive for the length of a `with` block."""
+    archive = Archive(home, settings=settings)
+    archive.start()
+    try:
+        yield archive
+    finally:
+        archive.stop()
 
 
 class Listener:

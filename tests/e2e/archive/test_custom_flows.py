@@ -4,7 +4,6 @@ import csv
 import json
 import shutil
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -17,17 +16,6 @@ from tests.support.synthetic import Study
 pytestmark = pytest.mark.timeout(300)
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "deployments" / "custom"
-
-
-def latest_artifact(archive: Archive, key: str) -> str:
-    request = urllib.request.Request(  # noqa: S310  # our own server
-        f"{archive.prefect_api_url}/artifacts/latest/filter",
-        data=json.dumps({"artifacts": {"key": {"any_": [key]}}}).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # our own server
-        (artifact,) = json.load(answer)
-    return str(artifact["data"])
 
 
 def flows(archive: Archive) -> dict[str, str]:
@@ -50,7 +38,7 @@ def test_a_flow_of_a_users_own_is_deployed_run_and_scheduled_as_ours(archive: Ar
     with (reports / "study-report.csv").open(newline="") as file:
         found = [row for row in csv.DictReader(file) if row["modality"] == "MR"]
     assert sum(int(row["instances"]) for row in found) >= 6
-    assert {row["modality"] for row in json.loads(latest_artifact(archive, "study-report"))} >= {"MR"}
+    assert {row["modality"] for row in json.loads(str(archive.artifact("study-report")["data"]))} >= {"MR"}
     (newest,) = archive.sql("SELECT state, parameters, summary FROM flow_run WHERE flow = 'study_report' ORDER BY started_at DESC LIMIT 1")
     assert newest["state"] == "completed"
     assert json.loads(newest["parameters"])["days"] == 10

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import dcmtk
-from tests.support.archive import Archive
+from tests.support.archive import Archive, running_archive
 from tests.support.clouds import Azurite, S3Server
 from tests.support.part10 import assert_identical
 from tests.support.processes import assert_succeeded
@@ -47,10 +47,8 @@ def tiered(clouds: tuple[S3Server, Azurite], tmp_path_factory: pytest.TempPathFa
         f'[tiers.warm]\nurl = "{s3.bucket()}"\nendpoint = "{s3.endpoint}"\n'
         f'[tiers.cold]\nurl = "{azure.bucket()}"\nendpoint = "{azure.endpoint}"\n{RULES}'
     )
-    archive = Archive(home, settings={**s3.environment, **azure.environment})
-    archive.start()
-    yield archive
-    archive.stop()
+    with running_archive(home, settings={**s3.environment, **azure.environment}) as archive:
+        yield archive
 
 
 def sent_study(archive: Archive, folder: Path, study: Study) -> list[Path]:

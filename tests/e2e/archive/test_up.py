@@ -23,7 +23,7 @@ from pacs_core.supervisor.plan import POSTGRES
 from pacs_core.supervisor.postgres import EmbeddedPostgres, socket_directory
 from pacs_core.supervisor.process import leftovers
 from pacs_core.supervisor.runtime import read_runtime
-from tests.support.archive import Archive
+from tests.support.archive import Archive, running_archive
 from tests.support.dcmtk import getscu, storescu
 from tests.support.part10 import assert_identical
 from tests.support.processes import Daemon, assert_succeeded
@@ -39,10 +39,8 @@ PARTS = ("postgres", "prefect", "flow-runner", "dask-scheduler", "dask-worker-1"
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
-    archive = Archive(tmp_path_factory.mktemp("up") / "home")
-    archive.start()
-    yield archive
-    archive.stop()
+    with running_archive(tmp_path_factory.mktemp("up") / "home") as archive:
+        yield archive
 
 
 @dataclass(frozen=True)
@@ -131,15 +129,9 @@ def test_a_port_that_is_taken_is_named(up: Archive, tmp_path: Path) -> None:
 
 def test_scheduled_runs_appear(up: Archive) -> None:
     """Broken pins of Prefect's dependencies show in nothing else."""
-    request = urllib.request.Request(  # noqa: S310  # our own server
-        f"{up.prefect_api_url}/flow_runs/count",
-        data=json.dumps({"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}).encode(),
-        headers={"Content-Type": "application/json"},
-    )
 
     def scheduled() -> bool:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # our own server
-            return int(answer.read()) > 0
+        return int(up.prefect("flow_runs/count", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})) > 0
 
     eventually(scheduled, within=90, what="a scheduled run of verify")
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +32,6 @@ def verify(archive: Archive, study: Study) -> "tuple[int, str]":
     return done.returncode, done.stdout
 
 
-def prefect(archive: Archive, path: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(  # noqa: S310  # our own server
-        f"{archive.prefect_api_url}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # our own server
-        return json.load(answer)
-
-
-def artifact(archive: Archive, key: str) -> dict[str, Any]:
-    """The newest artifact of that key."""
-    (latest,) = prefect(archive, "artifacts/latest/filter", {"artifacts": {"key": {"any_": [key]}}})
-    assert isinstance(latest, dict)
-    return latest
-
-
 def test_an_intact_study_is_verified_and_that_is_remembered(archive: Archive, tmp_path: Path) -> None:
     study = stored_study(archive, tmp_path)
     assert {row["verified_at"] for row in instances(archive, study)} == {None}
@@ -75,12 +59,12 @@ def test_damage_fails_the_run_and_is_told_everywhere(archive: Archive, tmp_path:
     status, output = verify(archive, study)
     assert status == 1
     assert "2 objects are damaged: 1 missing, 1 corrupt" in output
-    table = json.loads(artifact(archive, "verify-problems")["data"])
+    table = json.loads(archive.artifact("verify-problems")["data"])
     assert {(row["damage"], row["SOPInstanceUID"]) for row in table} == {
         ("corrupt", corrupt["SOPInstanceUID"]),
         ("missing", missing["SOPInstanceUID"]),
     }
-    assert "2 objects are damaged" in artifact(archive, "verify-summary")["data"]
+    assert "2 objects are damaged" in archive.artifact("verify-summary")["data"]
     after = {row["path"]: row["verified_at"] for row in instances(archive, study)}
     assert [after[row["path"]] is None for row in rows] == [True, True, False, False, False, False]
     (newest,) = archive.sql("SELECT state, summary FROM flow_run WHERE flow = 'verify' ORDER BY started_at DESC LIMIT 1")
@@ -147,7 +131,7 @@ def test_it_is_listed_with_its_schedule_and_its_history(archive: Archive) -> Non
 
 
 def test_the_form_in_the_ui_explains_each_parameter(archive: Archive) -> None:
-    (deployment,) = prefect(archive, "deployments/filter", {"deployments": {"name": {"any_": ["verify"]}}})
+    (deployment,) = archive.prefect("deployments/filter", {"deployments": {"name": {"any_": ["verify"]}}})
     properties = deployment["parameter_openapi_schema"]["properties"]
     assert set(properties) == {"scope", "study", "sample_percent", "rolling_percent", "repair", "dry_run"}
     assert all(len(field["description"]) > 10 for field in properties.values())
