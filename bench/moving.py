@@ -6,7 +6,7 @@ What the environment says is the archive (PACS_HOME and the like) is what is mov
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from multiprocessing import get_context
 
@@ -15,6 +15,7 @@ from pacs_core.lifecycle.plan import Plan, Step
 from pacs_core.lifecycle.rules import Selection, steps_of
 from pacs_core.model import Change
 from pacs_core.settings import load_settings
+from tasks.connections import connections
 from tasks.operation import SHARD_BYTES, SHARD_INSTANCES
 
 PROCESSES = 2
@@ -31,8 +32,8 @@ def mover() -> Iterator[Move]:
 
         def move(modality: str, source: str, target: str) -> tuple[int, float]:
             started = time.perf_counter()
-            with closing(wiring.index_reader(load_settings())) as reader:
-                steps = steps_of("bench", target, Selection(modalities=(modality,)), reader.study_facts(source))
+            facts = connections(load_settings()).reader.study_facts(source)
+            steps = steps_of("bench", target, Selection(modalities=(modality,)), facts)
             shards = Plan(tuple(steps)).shards(instances=SHARD_INSTANCES, bytes=SHARD_BYTES)
             moved = sum(processes.map(move_shard, shards))
             if moved != sum(step.instances for step in steps):
@@ -46,5 +47,4 @@ def move_shard(steps: Sequence[Step], *, keep: bool = False) -> int:
     """Take steps of one source and target; how many instances were moved."""
     settings = load_settings()
     change = Change(run="bench", flow="migrate", action="migrated", policy="bench", at=datetime.now(UTC))
-    with closing(wiring.locations(settings)) as locations:
-        return wiring.mover(settings, locations).move(steps, change, keep=keep).instances
+    return wiring.mover(settings, connections(settings).locations).move(steps, change, keep=keep).instances

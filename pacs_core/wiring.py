@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -52,7 +53,7 @@ from pacs_core.storage.cache import ObjectCache
 from pacs_core.storage.journal import SegmentJournal
 from pacs_core.storage.landing import LandingDirectory
 from pacs_core.storage.options import TierOptions
-from pacs_core.storage.tiers import open_tier
+from pacs_core.storage.tiers import Tier, open_tier
 from pacs_core.storage.uncommitted import JournalReader
 from pacs_core.supervisor.postgres import catalog_url
 from pacs_core.telemetry.timing import Timings
@@ -68,8 +69,15 @@ _FLOW_TIMEOUT = 5.0
 
 
 def stores(settings: Settings) -> Mapping[str, ObjectStore]:
-    """The configured tiers and archive destinations by name."""
-    return {name: open_tier(tier.url, _options(tier)) for name, tier in {**settings.archives, **settings.tiers}.items()}
+    """The configured tiers and archive destinations by name. A process has each of them once, with its connections."""
+    return {name: _opened(tier.model_dump_json(exclude_unset=True)) for name, tier in {**settings.archives, **settings.tiers}.items()}
+
+
+@lru_cache(maxsize=64)
+def _opened(tier: str) -> Tier:
+    """A tier, by its settings as JSON. To connect to a cloud takes 0.2 s of CPU, and a worker is given a shard every few seconds."""
+    chosen = TierSettings.model_validate_json(tier)
+    return open_tier(chosen.url, _options(chosen))
 
 
 def _options(tier: TierSettings) -> TierOptions:

@@ -1,10 +1,14 @@
 """A plan: which studies an operation is to work on, and why. Pure; a flow shows it, stores it, cuts it into shards and follows it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
+from math import ceil
 from typing import Any
 
 from pacs_core.model import UID
+
+_LARGE = 0.5  # of a shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps of one run, in the order in which they are taken."""
+    """The steps of one run, in the order in which they were chosen."""
 
     steps: tuple[Step, ...] = ()
 
@@ -44,18 +48,17 @@ class Plan:
         return sum(step.bytes for step in self.steps)
 
     def shards(self, *, instances: int, bytes: int) -> Sequence[tuple[Step, ...]]:  # noqa: A002  # its unit
-        """Runs of steps of one source, target and policy, within both limits; a study beyond them is a shard of its own."""
-        shards: list[list[Step]] = []
-        room = (0, 0)
-        for step in self.steps:
-            fits = step.instances <= room[0] and step.bytes <= room[1]
-            if shards and fits and _kind(shards[-1][0]) == _kind(step):
-                shards[-1].append(step)
-                room = (room[0] - step.instances, room[1] - step.bytes)
-            else:
-                shards.append([step])
-                room = (instances - step.instances, bytes - step.bytes)
-        return [tuple(shard) for shard in shards]
+        """Runs of steps of one source, target and policy, within both limits and about equally large, so that workers end together.
+
+        A study of more than half of a limit is a shard of its own.
+        """
+
+        def weight(step: Step) -> float:
+            return max(step.instances / instances, step.bytes / bytes)
+
+        large = [(step,) for step in self.steps if weight(step) > _LARGE]
+        small = [step for step in self.steps if weight(step) <= _LARGE]
+        return [*large, *(shard for _, run in groupby(small, _kind) for shard in _evenly(list(run), weight))]
 
     def to_json(self) -> Mapping[str, Any]:
         """As it is stored."""
@@ -80,6 +83,21 @@ def capped(steps: Iterable[Step], *, studies: int | None = None, bytes: int | No
             left -= step.bytes
         chosen.append(step)
     return Plan(tuple(chosen))
+
+
+def _evenly(steps: Sequence[Step], weight: Callable[[Step], float]) -> Iterator[tuple[Step, ...]]:
+    """Steps in order, as few runs of about the same weight as stay within 1: a run is as heavy as all others, give or take a step."""
+    total = sum(map(weight, steps))
+    runs = max(1, ceil(total / (1 - max(map(weight, steps)))))
+    done = 0.0
+
+    def run_of(step: Step) -> int:
+        nonlocal done
+        middle, done = done + weight(step) / 2, done + weight(step)
+        return min(int(middle / total * runs), runs - 1) if total else 0
+
+    for _, run in groupby(steps, run_of):
+        yield tuple(run)
 
 
 def _kind(step: Step) -> tuple[str, str, str]:

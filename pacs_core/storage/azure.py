@@ -79,6 +79,10 @@ class BlobContainers:
         total = int(str(answer.properties.content_range).rpartition("/")[2]) if data else 0
         return Piece(data, total, str(answer.properties.etag))
 
+    def put_here(self, key: str, data: bytes) -> bool | None:  # noqa: ARG002
+        """Never; see cloud.Container."""
+        return None
+
     async def put(self, key: str, data: bytes, sha256: str) -> bool:  # noqa: ARG002  # Azure knows MD5 only
         """See cloud.Container."""
         md5 = bytearray(hashlib.md5(data, usedforsecurity=False).digest())

@@ -3,21 +3,25 @@
 import base64
 import hashlib
 import re
+import threading
 from collections.abc import Mapping
 from typing import Any, cast
 
+from botocore.credentials import ReadOnlyCredentials  # type: ignore[import-untyped]  # botocore ships no types
 from botocore.exceptions import (  # type: ignore[import-untyped]  # botocore ships no types
     BotoCoreError,
     ClientError,
     NoCredentialsError,
     PartialCredentialsError,
 )
+from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
 from pacs_core.errors import ObjectArchived, PacsError, StorageUnavailable
 from pacs_core.model import Availability
 from pacs_core.storage.cloud import CloudObjects, Part, Piece, Requests
 from pacs_core.storage.options import TierOptions
+from pacs_core.storage.s3_sender import Sender, s3_sender
 
 _MAX_PARTS = 10_000
 _ATTEMPTS = 3
@@ -56,7 +60,9 @@ class Bucket:
     def __init__(self, system: S3FileSystem, options: TierOptions) -> None:
         self.part_size = options.part_size
         self._system = system
-        self._days = options.rehydrated_days
+        self._options = options
+        self._senders: dict[str, Sender | None] = {}
+        self._lock = threading.Lock()
         ours = {
             "StorageClass": options.storage_class,
             "ServerSideEncryption": options.server_side_encryption,
@@ -92,6 +98,13 @@ class Bucket:
             data = await body.read()
         total = int(answer["ContentRange"].rpartition("/")[2]) if "ContentRange" in answer else len(data)
         return Piece(data, total, answer["ETag"])
+
+    def put_here(self, key: str, data: bytes) -> bool | None:
+        """See cloud.Container."""
+        bucket, name = _split(key)
+        sender = self._sender(bucket)
+        etag = sender.put(name, data) if sender else None
+        return None if etag is None else etag.strip('"') == _md5(data).hex()
 
     async def put(self, key: str, data: bytes, sha256: str) -> bool:
         """See cloud.Container."""
@@ -129,7 +142,9 @@ class Bucket:
     async def rehydrate(self, key: str) -> None:
         """See cloud.Container."""
         try:
-            await self._ask("restore_object", key, RestoreRequest={"Days": self._days, "GlacierJobParameters": {"Tier": "Standard"}})
+            await self._ask(
+                "restore_object", key, RestoreRequest={"Days": self._options.rehydrated_days, "GlacierJobParameters": {"Tier": "Standard"}}
+            )
         except ClientError as exc:
             if _code(exc) != "RestoreAlreadyInProgress":
                 raise
@@ -146,6 +161,23 @@ class Bucket:
         answer = await client.list_objects_v2(Bucket=bucket, Prefix=name, **more)
         found = [(f"{bucket}/{each['Key']}", int(each["Size"])) for each in answer.get("Contents", ())]
         return found, str(answer.get("NextContinuationToken", ""))
+
+    def _sender(self, bucket: str) -> Sender | None:
+        with self._lock:
+            if bucket not in self._senders:
+                client = sync(self._system.loop, self._system.set_session)
+                self._senders[bucket] = s3_sender(self._options, client.meta, bucket, lambda: sync(self._system.loop, self._credentials))
+            return self._senders[bucket]
+
+    async def _credentials(self) -> ReadOnlyCredentials:
+        """What the client signs with at the moment."""
+        system = self._system
+        if system.key:
+            return ReadOnlyCredentials(system.key, system.secret, system.token)
+        found = await system.session.get_credentials()
+        if found is None:
+            raise NoCredentialsError
+        return await found.get_frozen_credentials()
 
     async def _head(self, key: str) -> Mapping[str, Any]:
         """A HEAD has no body that would tell a missing object from a missing bucket, so that is asked when it matters."""

@@ -17,10 +17,13 @@ from typing import TypeVar
 
 import fsspec
 import pytest
+from obstore.exceptions import GenericError
+from obstore.store import S3Store
 
 from pacs_core.errors import ChecksumMismatch, ConfigurationError, ObjectArchived, ObjectMissing, PacsError, StorageFull, StorageUnavailable
 from pacs_core.model import Availability
-from pacs_core.storage import transfers
+from pacs_core.storage import s3 as s3_module
+from pacs_core.storage import s3_sender, transfers
 from pacs_core.storage.options import TierOptions
 from pacs_core.storage.tiers import Tier, open_tier
 from tests.support.clouds import Azurite, DurableS3Server, S3Server, Server, new_bucket
@@ -399,6 +402,57 @@ def test_a_medium_that_has_other_bytes_than_were_written_is_found_out(backend: B
         backend.store_content("1/2/3.dcm", b"content")
     monkeypatch.undo()
     assert not backend.store.exists("1/2/3.dcm")
+
+
+@pytest.mark.parametrize("backend", ["s3"], indirect=True)
+@pytest.mark.parametrize("prefix", ["a b", "a%20b", "ä+ö", "a=b&c?d#e", "*:'()!~", ".x", ".", "a/../b", "/x", "x//y"])
+def test_whoever_sends_to_s3_names_the_object_the_same(backend: Backend, prefix: str) -> None:
+    store = open_tier(f"{backend.url}/{prefix}", backend.options)
+    store.put("1/2/3.dcm", backend.file(b"content"), sha256=digest(b"content"))
+    with store.open("1/2/3.dcm") as file:  # by s3fs
+        assert file.read() == b"content"
+    assert list(store.list()) == [("1/2/3.dcm", 7)]
+
+
+@pytest.mark.parametrize("backend", ["s3"], indirect=True)
+@pytest.mark.parametrize("options", [{}, {"storage_class": "STANDARD_IA", "server_side_encryption": "AES256"}])
+def test_s3_objects_are_sent_directly(backend: Backend, options: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(s3_module.Bucket, "put")
+    store = open_tier(backend.url, replace(backend.options, **options))  # type: ignore[arg-type]  # they are all text
+    store.put("1/2/3.dcm", backend.file(b"content"), sha256=digest(b"content"))
+    with store.open("1/2/3.dcm") as file:
+        assert file.read() == b"content"
+
+
+@pytest.mark.parametrize("backend", ["s3"], indirect=True)
+def test_s3_objects_are_sent_with_the_credentials_of_the_tier(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+    credential = s3_sender.Sender._credential
+
+    def spied(sender: s3_sender.Sender) -> object:
+        found = credential(sender)
+        used.append(found["access_key_id"])
+        return found
+
+    monkeypatch.setattr(s3_sender.Sender, "_credential", spied)
+    store = open_tier(backend.url, replace(backend.options, filesystem={"key": "other", "secret": "words"}))
+    store.put("1/2/3.dcm", backend.file(b"content"), sha256=digest(b"content"))
+    assert used == ["other"]
+
+
+@pytest.mark.parametrize("backend", ["s3"], indirect=True)
+def test_what_is_not_sent_directly_is_sent_by_the_client(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def fail(_: object, name: str, *args: object, **kwargs: object) -> None:
+        tried.append(name)
+        raise GenericError("refused")
+
+    monkeypatch.setattr(S3Store, "put", fail)
+    for number in range(5):
+        backend.store_content(f"1/2/{number}.dcm", b"content")
+        assert backend.fetched(f"1/2/{number}.dcm", b"content") == b"content"
+    assert len(tried) == 3  # then it rests
 
 
 @clouds
