@@ -6,10 +6,11 @@ and removed by whoever works on the study next.
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import structlog
@@ -23,7 +24,8 @@ from pacs_core.ports import LandingStore, Locations, Locked, ObjectStore
 
 log = structlog.get_logger(__name__)
 
-_BATCH = 500  # objects between two changes of the index
+_BATCH = 500  # objects, at most, between two changes of the index
+_BATCH_BYTES = 32 << 20  # with which a batch is full
 _BLOCK = 1 << 20
 _REMOVERS = 8
 _REMOVED_AT_ONCE = 64  # objects between two looks at whether we still may
@@ -66,6 +68,24 @@ class Moved:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Objects of which copies are being made.
+
+    Attributes:
+        copies: what comes of each that may be copied: None, or the reason why it could not be.
+        refused: those that may not.
+    """
+
+    objects: Sequence[StoredObject]
+    copies: Mapping[StoredObject, Future[PacsError | None]]
+    refused: Sequence[Failure]
+
+
+_Choose = Callable[[Sequence[StoredObject]], Sequence[StoredObject]]
+_Enter = Callable[[Sequence[StoredObject]], frozenset[UID]]
+
+
 class Mover:
     """Moves and copies studies between tiers. Thread-safe.
 
@@ -88,11 +108,23 @@ class Mover:
         With `keep`, the old objects stay as further copies. One object's failure stops no other. StorageUnavailable if a tier that
         is named is not configured; IndexUnavailable.
         """
-        return self._each_study(steps, lambda objects, mine: self._moved(objects, steps[0].target, change, mine, keep=keep), change)
+        target = steps[0].target
+        return self._each_study(
+            steps,
+            change,
+            wanted=lambda objects: objects,
+            enter=lambda good: self._locations.moved(good, target, change, keep=keep),
+        )
 
     def copy(self, steps: Sequence[Step], change: Change) -> Moved:
         """Take steps of one source and target: a further copy of every object that has none there yet. Errors as `move`."""
-        return self._each_study(steps, lambda objects, mine: self._copied(objects, steps[0].target, change, mine), change)
+        target = steps[0].target
+        return self._each_study(
+            steps,
+            change,
+            wanted=lambda objects: self._without_copy(objects, target),
+            enter=lambda good: self._locations.copied(good, target, change),
+        )
 
     def settle(self, studies: Sequence[UID], change: Change) -> None:
         """Bring to an end what killed runs have left on its way, of studies whose lock is held."""
@@ -106,56 +138,65 @@ class Mover:
         with self._locations.locked(self._locations.unsettled_studies()) as mine:
             self.settle(sorted(mine.studies), change)
 
-    def _each_study(self, steps: Sequence[Step], work: Callable[[Sequence[StoredObject], Locked], Moved], change: Change) -> Moved:
+    def _each_study(self, steps: Sequence[Step], change: Change, *, wanted: _Choose, enter: _Enter) -> Moved:
+        """Copies of what is wanted of each study are made and entered into the index, and what then holds nothing is removed."""
         source, target = steps[0].source, steps[0].target
         for tier in (source, target):
             self._store(tier)
-        wanted = [step.StudyInstanceUID for step in steps]
-        with self._locations.locked(wanted) as mine:
-            studies = [study for study in wanted if study in mine]
+        named = [step.StudyInstanceUID for step in steps]
+        done: set[UID] = set()
+
+        def entered(good: Sequence[StoredObject]) -> frozenset[UID]:
+            uids = enter(good)
+            done.update(_studies(each for each in good if each.SOPInstanceUID in uids))
+            return uids
+
+        with self._locations.locked(named) as mine:
+            studies = [study for study in named if study in mine]
             self.settle(studies, change)
             objects = [each for each in self._locations.objects(studies) if each.tier == source]
             if len(objects) != sum(step.instances for step in steps if step.StudyInstanceUID in mine):
                 self._locations.catch_up(studies, change)  # the plan was the lake's: a run that kept its source may have died before it
-            result = sum((work(objects[at : at + _BATCH], mine) for at in range(0, len(objects), _BATCH)), Moved())
-        return result + Moved(busy=tuple(study for study in wanted if study not in mine))
+            threads = ThreadPoolExecutor(self._store(target).concurrency, thread_name_prefix="transfer")
+            try:
+                result = _overlapped(
+                    _batches(objects),
+                    lambda batch: self._begin(batch, wanted(batch), target, change, threads),
+                    lambda begun: self._conclude(begun, entered, mine),
+                )
+            finally:
+                threads.shutdown(cancel_futures=True)
+        return replace(result, studies=len(done), busy=tuple(study for study in named if study not in mine))
 
-    def _moved(self, objects: Sequence[StoredObject], target: str, change: Change, mine: Locked, *, keep: bool) -> Moved:
-        good, failures = self._transfer(objects, target, change)
-        mine.check()  # else an attempt of the same run after this one may be removing what we have copied
-        moved = self._locations.moved(good, target, change, keep=keep) if good else frozenset[UID]()
-        self._remove_departing(sorted({each.StudyInstanceUID for each in objects}))
-        return _outcome(good, moved, failures)
-
-    def _copied(self, objects: Sequence[StoredObject], target: str, change: Change, mine: Locked) -> Moved:
-        present = {
-            (copy.SOPInstanceUID, copy.sha256)
-            for copy in self._locations.copies(sorted({each.StudyInstanceUID for each in objects}))
-            if copy.tier == target and copy.state is CopyState.HELD
-        }
-        missing = [each for each in objects if (each.SOPInstanceUID, each.sha256) not in present]
-        good, failures = self._transfer(missing, target, change)
-        mine.check()
-        copied = self._locations.copied(good, target, change) if good else frozenset[UID]()
-        self._remove_departing(sorted({each.StudyInstanceUID for each in objects}))
-        return _outcome(good, copied, failures)
-
-    def _transfer(self, objects: Sequence[StoredObject], target: str, change: Change) -> tuple[list[StoredObject], list[Failure]]:
-        """Make verified copies; those that could be made, and why others could not."""
-        if not objects:
-            return [], []
-        ours = self._locations.announce(objects, target, change.run)
-        failures = [
+    def _begin(
+        self, batch: Sequence[StoredObject], wanted: Sequence[StoredObject], target: str, change: Change, threads: ThreadPoolExecutor
+    ) -> _Batch:
+        ours = self._locations.announce(wanted, target, change.run) if wanted else frozenset[UID]()
+        refused = [
             _failure(each, StorageUnavailable("its name there is that of an object that is being removed, or kept in quarantine"))
-            for each in objects
+            for each in wanted
             if each.SOPInstanceUID not in ours
         ]
-        announced = [each for each in objects if each.SOPInstanceUID in ours]
-        with ThreadPoolExecutor(self._store(target).concurrency, thread_name_prefix="transfer") as threads:
-            outcomes = list(threads.map(lambda each: self._attempt(each, target), announced))
-        good = [each for each, problem in zip(announced, outcomes, strict=True) if problem is None]
-        failures += [_failure(each, problem) for each, problem in zip(announced, outcomes, strict=True) if problem is not None]
-        return good, failures
+        copies = {each: threads.submit(self._attempt, each, target) for each in wanted if each.SOPInstanceUID in ours}
+        return _Batch(batch, copies, refused)
+
+    def _conclude(self, batch: _Batch, enter: _Enter, mine: Locked) -> Moved:
+        """Once the copies are made: those that could be are entered, and the old objects go."""
+        problems = {each: copy.result() for each, copy in batch.copies.items()}
+        good = [each for each, problem in problems.items() if problem is None]
+        mine.check()  # else an attempt of the same run after this one may be removing what we have copied
+        entered = enter(good) if good else frozenset[UID]()
+        self._remove_departing(sorted(_studies(batch.objects)))
+        failed = [_failure(each, problem) for each, problem in problems.items() if problem is not None]
+        return _outcome(good, entered, [*batch.refused, *failed])
+
+    def _without_copy(self, objects: Sequence[StoredObject], target: str) -> Sequence[StoredObject]:
+        present = {
+            (copy.SOPInstanceUID, copy.sha256)
+            for copy in self._locations.copies(sorted(_studies(objects)))
+            if copy.tier == target and copy.state is CopyState.HELD
+        }
+        return [each for each in objects if (each.SOPInstanceUID, each.sha256) not in present]
 
     def _attempt(self, each: StoredObject, target: str) -> PacsError | None:
         try:
@@ -272,13 +313,57 @@ def _has_bytes_of(file: Path, copy: Copy) -> bool:
         return False
 
 
+def _batches(objects: Iterable[StoredObject]) -> Iterator[Sequence[StoredObject]]:
+    """What is moved between two changes of the index: whole studies, or parts of a large one."""
+    batch: list[StoredObject] = []
+    for _, group in groupby(sorted(objects, key=_study_of), _study_of):
+        study = list(group)
+        if len(batch) + len(study) > _BATCH and batch:
+            yield batch
+            batch = []
+        for each in study:
+            batch.append(each)
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+        if sum(each.size for each in batch) >= _BATCH_BYTES:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _overlapped(
+    batches: Iterable[Sequence[StoredObject]], begin: Callable[[Sequence[StoredObject]], _Batch], conclude: Callable[[_Batch], Moved]
+) -> Moved:
+    """While a batch is concluded the next is copied, unless they share a study: to conclude removes what is on its way."""
+    total = Moved()
+    before: _Batch | None = None
+    for objects in batches:
+        if before and _studies(before.objects) & _studies(objects):
+            total += conclude(before)
+            before = None
+        begun = begin(objects)
+        if before:
+            total += conclude(before)
+        before = begun
+    return total + conclude(before) if before else total
+
+
+def _study_of(each: StoredObject) -> UID:
+    return each.StudyInstanceUID
+
+
+def _studies(objects: Iterable[StoredObject]) -> frozenset[UID]:
+    return frozenset(map(_study_of, objects))
+
+
 def _outcome(good: Sequence[StoredObject], done: frozenset[UID], failures: Sequence[Failure]) -> Moved:
-    """Of what was transferred, what the index took counts; what was replaced meanwhile is no failure."""
+    """Of what was transferred, what the index took counts; what was replaced meanwhile is no failure. Its studies are not counted."""
     finished = [each for each in good if each.SOPInstanceUID in done]
     return Moved(
         instances=len(finished),
         bytes=sum(each.size for each in finished),
-        studies=len({each.StudyInstanceUID for each in finished}),
         failures=tuple(failures),
     )
 

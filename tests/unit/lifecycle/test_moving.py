@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -7,8 +7,9 @@ import pytest
 
 from pacs_core import wiring
 from pacs_core.errors import IndexUnavailable, PacsError, StorageUnavailable
+from pacs_core.lifecycle import moving
 from pacs_core.lifecycle.moving import Mover
-from pacs_core.model import UID, CopyState
+from pacs_core.model import UID, CopyState, StoredObject
 from tests.support.crashing import Crash, Fused, Hooked, every_crash
 from tests.support.synthetic import Study
 from tests.support.tiered import TieredHome, change, end_study_locks
@@ -93,6 +94,30 @@ def test_a_damaged_object_stays_where_it_is_and_stops_no_other(home: TieredHome,
     assert {each.tier for each in home.objects(damaged) if each.SOPInstanceUID == victim.SOPInstanceUID} == {"hot"}
     assert victim.path not in home.paths("warm", damaged)
     assert not home.locations.copies([damaged])
+
+
+@pytest.mark.parametrize(("most", "size"), [(2, 1 << 30), (500, 1), (4, 1 << 30)])
+def test_studies_are_moved_batch_after_batch(home: TieredHome, monkeypatch: pytest.MonkeyPatch, most: int, size: int) -> None:
+    monkeypatch.setattr(moving, "_BATCH", most)
+    monkeypatch.setattr(moving, "_BATCH_BYTES", size)
+    studies = home.take_in(*(Study("MR", instances=count) for count in (3, 1, 5, 2)))
+    batches: list[Sequence[StoredObject]] = []
+
+    def announce(method: Callable[..., frozenset[UID]], objects: Sequence[StoredObject], *args: Any, **kwargs: Any) -> frozenset[UID]:
+        batches.append(objects)
+        left = {copy.StudyInstanceUID for copy in home.locations.copies(studies)}
+        assert not left & {each.StudyInstanceUID for each in objects}  # what they share would be removed before it is entered
+        return method(objects, *args, **kwargs)
+
+    mover = Mover(home.stores, Hooked(home.locations, announce, "announce"), wiring.landing(home.settings), home.settings.scratch_directory)
+    result = mover.move([home.step(study, "hot", "warm") for study in studies], change())
+    assert (result.instances, result.studies, result.failures) == (11, 4, ())
+    assert len(batches) > 2
+    assert max(map(len, batches)) <= most
+    for study, count in zip(studies, (3, 1, 5, 2), strict=True):
+        assert_held(home, study, instances=count)
+        assert_only_on(home, study, "warm")
+    assert not home.locations.copies(studies)
 
 
 def test_a_study_that_another_run_works_on_is_left_to_it(home: TieredHome, mover: Mover) -> None:
