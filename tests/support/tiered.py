@@ -53,6 +53,10 @@ class TieredHome:
         return wiring.removals(self.settings)
 
     @cached_property
+    def reader(self) -> LakeIndexReader:
+        return wiring.index_reader(self.settings)
+
+    @cached_property
     def database(self) -> Database:
         return Database(self.settings.catalog_url)
 
@@ -105,8 +109,7 @@ class TieredHome:
 
     def lake_rows(self, study: UID) -> list[StoredObject]:
         """By the lake."""
-        with closing(wiring.index_reader(self.settings)) as reader:
-            return [each for each in reader.stored_objects() if each.StudyInstanceUID == study]
+        return [each for each in self.reader.stored_objects() if each.StudyInstanceUID == study]
 
     def paths(self, tier: str, study: UID) -> set[str]:
         """Names of a study's objects that are on a tier."""
@@ -120,6 +123,7 @@ class TieredHome:
     def close(self) -> None:
         self.locations.close()
         self.removals.close()
+        self.reader.close()
         self.database.close()
         settlement = self.committer._settlement
         for opened in (settlement._writer, settlement._reader):  # a committer is never closed: its process ends
