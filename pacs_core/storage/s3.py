@@ -104,7 +104,7 @@ class Bucket:
         bucket, name = _split(key)
         sender = self._sender(bucket)
         etag = sender.put(name, data) if sender else None
-        return None if etag is None else etag.strip('"') == _md5(data).hex()
+        return None if etag is None else etag == _md5(data).hex()
 
     async def put(self, key: str, data: bytes, sha256: str) -> bool:
         """See cloud.Container."""

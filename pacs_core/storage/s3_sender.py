@@ -1,6 +1,6 @@
 """Whole objects to an S3 in the thread that has them, for a tenth of the CPU that botocore takes for a request.
 
-An accelerator and no second client: it sends or it does not, and says why to nobody. What it has not sent, for whatever reason, is sent
+An accelerator and no second client: it sends or it does not, and raises nothing. What it has not sent, for whatever reason, is sent
 by the client that everything else goes through, which repeats, follows redirects and explains. Where that client would have to be
 configured in a way that this cannot be, there is no accelerator; where this fails several times in a row, it rests.
 """
@@ -62,7 +62,7 @@ class Sender:
         )
 
     def put(self, name: str, data: bytes) -> str | None:
-        """Store an object; its ETag, or None if it was not stored. The other side compares its SHA-256 if it is an S3 that does."""
+        """Store an object; its ETag without quotes, or None if it was not stored. An S3 compares the SHA-256 that is sent with it."""
         if name.startswith("/") or time.monotonic() < self._resting_until:  # the library would take the "/" away
             return None
         try:
@@ -71,7 +71,7 @@ class Sender:
             self._failed(exc)
             return None
         self._failures = 0
-        return etag
+        return etag and etag.strip('"')
 
     def _failed(self, exc: Exception) -> None:
         self._failures += 1
