@@ -33,7 +33,7 @@ def new_listener(tmp_path: Path, catalogs: Catalogs) -> Iterator[Callable[..., L
     made: list[Listener] = []
 
     def make(home: Path | None = None, **settings: str) -> Listener:
-        listener = Listener(home or tmp_path / f"listener{len(made)}", catalog_url=catalogs.new(), settings=settings)
+        listener = Listener(home or tmp_path / f"listener{len(made)}", catalog_url=catalogs.prepared(), settings=settings)
         made.append(listener)
         listener.start()
         return listener
@@ -46,7 +46,7 @@ def new_listener(tmp_path: Path, catalogs: Catalogs) -> Iterator[Callable[..., L
 @pytest.fixture(scope="module")
 def listener(tmp_path_factory: pytest.TempPathFactory, catalogs: Catalogs) -> Iterator[Listener]:
     """One `pacs listen` for the module: DICOM without the flow engine."""
-    running = Listener(tmp_path_factory.mktemp("listener") / "home", catalog_url=catalogs.new())
+    running = Listener(tmp_path_factory.mktemp("listener") / "home", catalog_url=catalogs.prepared())
     running.start()
     yield running
     running.stop()

@@ -151,6 +151,6 @@ class Listener:
 
 def query_rows(env: Mapping[str, str], query: str) -> list[dict[str, Any]]:
     """The rows that `pacs sql` answers."""
-    done = assert_succeeded(run([PACS, "sql", "-c", query, "--format", "json"], env=env))
+    done = assert_succeeded(run([PACS, "sql", "-c", query, "--format", "json"], env=env, errors_apart=True))
     rows: list[dict[str, Any]] = json.loads(done.stdout)
     return rows

@@ -4,9 +4,12 @@ import itertools
 import os
 import signal
 import subprocess
+from functools import cached_property
 from pathlib import Path
 
-from pacs_core.supervisor.postgres import EmbeddedPostgres
+from pacs_core.index.lake import prepare_index
+from pacs_core.index.postgres import CatalogURL, Session
+from pacs_core.supervisor.postgres import SUPERUSER, EmbeddedPostgres
 
 
 class Catalogs:
@@ -23,6 +26,7 @@ class Catalogs:
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
         self._log = directory / "postgres.log"
+        self._template_data = directory / "template"
 
     def start(self) -> None:
         """Return when it answers."""
@@ -56,3 +60,20 @@ class Catalogs:
         name = f"catalog_{next(self._numbers)}"
         self._server.create_databases(name)
         return self._server.url(name)
+
+    def prepared(self) -> str:
+        """The URL of a new database with the tables of an empty index: copied in 30 ms, and made in a second."""
+        name, template = f"catalog_{next(self._numbers)}", self._template
+        session = Session(CatalogURL.parse(self._server.url(SUPERUSER)), application_name="test")
+        try:
+            session.run(f"CREATE DATABASE {name} TEMPLATE {template}")
+        finally:
+            session.close()
+        return self._server.url(name)
+
+    @cached_property
+    def _template(self) -> str:
+        name = "template_of_index"
+        self._server.create_databases(name)
+        prepare_index(self._server.url(name), str(self._template_data))
+        return name

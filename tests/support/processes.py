@@ -31,18 +31,24 @@ def clean_environment(**extra: str) -> dict[str, str]:
 
 
 def run(
-    command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 120
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = 120,
+    errors_apart: bool = False,
 ) -> "subprocess.CompletedProcess[str]":
-    """Run to the end; standard output and error together, as text."""
+    """Run to the end; standard output and error, as text: together, or apart where a program reads the output."""
     argv = [str(part) for part in command]
+    stderr = subprocess.PIPE if errors_apart else subprocess.STDOUT
     return subprocess.run(
-        argv, env=env, cwd=cwd, timeout=timeout, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
+        argv, env=env, cwd=cwd, timeout=timeout, check=False, text=True, stdout=subprocess.PIPE, stderr=stderr, errors="replace"
     )
 
 
 def assert_succeeded(done: "subprocess.CompletedProcess[str]") -> "subprocess.CompletedProcess[str]":
     """The same, or AssertionError with the whole output."""
-    assert done.returncode == 0, f"{done.args} exited {done.returncode}:\n{done.stdout}"
+    assert done.returncode == 0, f"{done.args} exited {done.returncode}:\n{done.stdout}{done.stderr or ''}"
     return done
 
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pacs_core.index.postgres import CatalogURL, Session
 from tests.support.archive import Listener
@@ -16,10 +15,12 @@ NewListener = Callable[..., Listener]
 _KNOWN_TO_STORAGE = "* EXCLUDE (verified_at, located_at, located_by)"
 
 
-def dump(listener: Listener) -> dict[str, list[dict[str, Any]]]:
-    """Every row that storage can tell."""
+def dump(listener: Listener) -> dict[str, list[str]]:
+    """Every row that storage can tell, of each table."""
     columns = {"patient": "*", "study": "*", "series": "*", "instance": _KNOWN_TO_STORAGE}
-    return {table: listener.sql(f"SELECT {chosen} FROM {table} ORDER BY ALL") for table, chosen in columns.items()}
+    tables = [f"SELECT '{table}' AS held_in, to_json(t) AS held FROM (SELECT {chosen} FROM {table}) t" for table, chosen in columns.items()]
+    rows = listener.sql(" UNION ALL ".join(tables) + " ORDER BY ALL")
+    return {table: [row["held"] for row in rows if row["held_in"] == table] for table in columns}
 
 
 def filled(listener: Listener, folder: Path) -> int:

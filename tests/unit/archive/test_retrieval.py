@@ -1,5 +1,6 @@
 """Instances on every kind of tier: fetched ahead, replaced by their copies, asked for where they are archived."""
 
+import gc
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
@@ -121,6 +122,7 @@ def test_instances_that_are_passed_over_or_asked_for_again_do_no_harm(tmp_path: 
 def test_a_session_leaves_no_descriptors(tmp_path: Path) -> None:
     cold = MemoryStore()
     instances = filled(cold, 10)
+    gc.collect()  # what earlier tests have left must not close meanwhile
     before = len(list(Path("/proc/self/fd").iterdir()))
     with retrieving({"cold": cold}, tmp_path / "cache") as reading:
         with reading.session(instances) as session:

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from pacs_core.index.commit import LakeIndexWriter
-from pacs_core.index.lake import LakeReader, prepare_index
+from pacs_core.index.lake import LakeReader
 from pacs_core.index.postgres import Database
 from pacs_core.index.reader import LakeIndexReader
 from tests.support.catalog import Catalogs
@@ -43,9 +43,7 @@ def new_place(catalogs: Catalogs, tmp_path_factory: pytest.TempPathFactory) -> C
     """Makes empty, prepared indexes."""
 
     def make() -> Place:
-        place = Place(catalogs.new(), str(tmp_path_factory.mktemp("index")))
-        prepare_index(place.catalog_url, place.data_path)
-        return place
+        return Place(catalogs.prepared(), str(tmp_path_factory.mktemp("index")))
 
     return make
 

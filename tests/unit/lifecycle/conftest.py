@@ -119,6 +119,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, catalogs: Catalogs) -> Iterat
     told by the contract tests.
     """
     root: Path = tmp_path_factory.mktemp("tiered")
-    made = TieredHome(root / "home", catalogs.new(), {name: {"url": str(root / name)} for name in ("warm", "cold")})
+    made = TieredHome(root / "home", catalogs.prepared(), {name: {"url": str(root / name)} for name in ("warm", "cold")})
     yield made
     made.close()
