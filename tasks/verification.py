@@ -74,11 +74,12 @@ def verify_shard(number: int, shard: Shard, sample_percent: float, run: str, *, 
     settings = load_settings()
     sample = _Sample(wiring.stores(settings), sample_percent)
     index = connections(settings)
-    report = _verify_objects(index, shard.studies, sample)
+    held = index.locations.objects(shard.studies)
+    report = _verify_objects(index, shard.studies, held, sample)
     report += _verify_copies(index.locations, shard.studies, sample)
     report += _verify_packages(settings, index.locations, shard.studies, sample)
     report += _verify_quarantined(settings, index.removals, shard.studies, sample)
-    report += _compare_catalogs(settings, index, shard.studies)
+    report += _compare_catalogs(settings, index, shard.studies, held)
     if not repair or not report.problems:
         return Verified(report.without_intact())
     change = Change(run=run, flow="verify", action="repaired", policy="", at=datetime.now(UTC))
@@ -111,9 +112,8 @@ def tiers() -> Sequence[str]:
     return list(load_settings().tiers)
 
 
-def _verify_objects(index: Connections, studies: Sequence[UID], sample: _Sample) -> ShardReport:
+def _verify_objects(index: Connections, studies: Sequence[UID], held: Sequence[StoredObject], sample: _Sample) -> ShardReport:
     """What holds the instances. An object that was moved while it was looked for is looked for again."""
-    held = index.locations.objects(studies)
     report = sample.verify(held)
     now = {each.SOPInstanceUID: each for each in index.locations.objects(studies)} if report.problems else {}
     moved = [each for each in held if now and now.get(each.SOPInstanceUID) != each]
@@ -169,14 +169,10 @@ def _verify_quarantined(settings: Settings, removals: LakeRemovals, studies: Seq
     return report
 
 
-def _compare_catalogs(settings: Settings, index: Connections, studies: Sequence[UID]) -> ShardReport:
+def _compare_catalogs(settings: Settings, index: Connections, studies: Sequence[UID], held: Sequence[StoredObject]) -> ShardReport:
     """Keys and lake are written one after the other: what differs is looked at again once everything is committed."""
-
-    def compare() -> ShardReport:
-        return verification.compare_catalogs(index.locations.objects(studies), index.reader.stored_objects(studies))
-
-    report = compare()
+    report = verification.compare_catalogs(held, index.reader.stored_objects(studies))
     if report.problems:
         catch_up(settings)
-        report = compare()
+        report = verification.compare_catalogs(index.locations.objects(studies), index.reader.stored_objects(studies))
     return report

@@ -96,8 +96,7 @@ def verify_shard(stores: Mapping[str, ObjectStore], objects: Sequence[StoredObje
 
 def verify_objects(opened: Callable[[StoredObject], BinaryIO], objects: Sequence[StoredObject]) -> ShardReport:
     """The same of objects that are opened in a way of their own; errors of it as those of ObjectStore.open."""
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="verify") as threads:
-        outcomes = list(threads.map(lambda each: _read(opened, each), objects))
+    outcomes = _read_all(opened, objects)
     _fail_if_unavailable(objects, outcomes)
     problems = [problem for each, read in zip(objects, outcomes, strict=True) if (problem := _compare(each, read)) is not None]
     left_out = {each.SOPInstanceUID for each, read in zip(objects, outcomes, strict=True) if isinstance(read, ObjectArchived)}
@@ -179,10 +178,26 @@ def _open(stores: Mapping[str, ObjectStore], each: StoredObject) -> BinaryIO:
     return stores[each.tier].open(each.path)
 
 
-def _read(opened: Callable[[StoredObject], BinaryIO], each: StoredObject) -> _Outcome:
+def _read_all(opened: Callable[[StoredObject], BinaryIO], objects: Sequence[StoredObject]) -> Sequence[_Outcome]:
+    """What came of each, in their order."""
+    outcomes: dict[int, _Outcome] = {}
+    waiting = enumerate(objects)  # shared: a task for each would cost as much as to read a small object
+
+    def work() -> None:
+        buffer = memoryview(bytearray(_BLOCK))
+        for number, each in waiting:
+            outcomes[number] = _read(opened, each, buffer)
+
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="verify") as threads:
+        for done in [threads.submit(work) for _ in range(_THREADS)]:
+            done.result()
+    return [outcomes[number] for number in range(len(objects))]
+
+
+def _read(opened: Callable[[StoredObject], BinaryIO], each: StoredObject, buffer: memoryview) -> _Outcome:
     try:
         with closing(opened(each)) as content:
-            return _hash(content)
+            return _hash(content, buffer)
     except (ObjectMissing, ObjectArchived, StorageUnavailable) as exc:
         return exc
     except OSError as exc:  # the medium failed in the middle of the object
@@ -196,11 +211,11 @@ def _fail_if_unavailable(objects: Sequence[StoredObject], outcomes: Sequence[_Ou
             raise read
 
 
-def _hash(content: BinaryIO) -> _Read:
+def _hash(content: BinaryIO, buffer: memoryview) -> _Read:
     digest, size = hashlib.sha256(), 0
-    while block := content.read(_BLOCK):
-        digest.update(block)
-        size += len(block)
+    while count := content.readinto1(buffer):  # type: ignore[attr-defined]  # every file has it, and the protocol not
+        digest.update(buffer[:count])
+        size += count
     return _Read(size, digest.hexdigest())
 
 

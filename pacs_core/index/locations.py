@@ -26,7 +26,10 @@ _OBJECT = ", ".join(f'"{name}"' for name in OBJECT_COLUMNS)
 _KEY_TYPES = '"SOPInstanceUID" text, tier text, path text, size bigint, sha256 text, "SeriesInstanceUID" text, "StudyInstanceUID" text'
 _GIVEN = f"json_to_recordset(CAST(:rows AS json)) AS given({_KEY_TYPES}, target text, target_path text, member text)"
 
-_STUDY_OBJECTS = f'SELECT {_OBJECT} FROM pacs.instance_key WHERE "StudyInstanceUID" = ANY(CAST(:studies AS text[]))'  # noqa: S608 constants
+# As one value: the driver takes 60 µs for a row of nine columns, and JSON 2.
+_STUDY_OBJECTS = f"""
+    SELECT json_agg(json_build_array({_OBJECT})) FROM pacs.instance_key WHERE "StudyInstanceUID" = ANY(CAST(:studies AS text[]))
+"""  # noqa: S608 constants
 _COPY = '"SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", tier, path, member, size, sha256, state, since, verified_at, run_id'
 _COPIES = f'SELECT {_COPY} FROM pacs.instance_copy WHERE "StudyInstanceUID" = ANY(CAST(:studies AS text[]))'  # noqa: S608 constants
 _DEPARTING = f"""
@@ -138,7 +141,8 @@ class LakeLocations:
     def objects(self, studies: Sequence[UID]) -> Sequence[StoredObject]:
         """The objects that hold the instances of studies now."""
         with self._database.transaction() as session:
-            return [StoredObject(*row) for row in session.run(_STUDY_OBJECTS, studies=[clean(study) for study in studies])]
+            ((rows,),) = session.run(_STUDY_OBJECTS, studies=[clean(study) for study in studies])
+        return [StoredObject(*row) for row in rows or ()]
 
     def copies(self, studies: Sequence[UID]) -> Sequence[Copy]:
         """All other objects of studies, whatever their state."""

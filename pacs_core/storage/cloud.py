@@ -12,12 +12,14 @@ from collections.abc import Coroutine, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import IO, Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import structlog
+from typing_extensions import Buffer
 
 from pacs_core.errors import PacsError, StorageUnavailable
 from pacs_core.model import Availability
+from pacs_core.storage.remote import OpenObject
 from pacs_core.storage.transfers import Source, digest_of
 
 T = TypeVar("T")
@@ -150,10 +152,10 @@ class CloudObjects:
         """See remote.Objects."""
         return self._container.explain(exc, doing)
 
-    def open(self, key: str) -> IO[bytes]:
+    def open(self, key: str) -> OpenObject:
         """One request, and one more for each range that is read of a large object; see remote.Objects."""
         first = self._piece(key, 0, _FIRST_READ)
-        return cast(IO[bytes], _Reader(self, key, first))
+        return _Reader(self, key, first)
 
     def read(self, key: str) -> Iterator[bytes]:
         """Parts of a large object come in parallel; see remote.Objects."""
@@ -265,19 +267,21 @@ class _Reader:
         self._data, self._start = first.data, 0
         self._position = 0
 
-    def read(self, size: int) -> bytes:
-        """At most so many bytes; none only at the end."""
+    def readinto(self, buffer: Buffer) -> int:
+        """See io.RawIOBase."""
         if self._position >= self._total:
-            return b""
+            return 0
         if not self._start <= self._position < self._start + len(self._data):
             piece = self._objects._piece(self._key, self._position, _NEXT_READ, self._etag)
             self._data, self._start = piece.data, self._position
         offset = self._position - self._start
-        data = self._data[offset : offset + size]
+        view = memoryview(buffer).cast("B")
+        data = memoryview(self._data)[offset : offset + len(view)]
+        view[: len(data)] = data
         self._position += len(data)
-        return data
+        return len(data)
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """See io.IOBase."""
         self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._total}[whence])
         return self._position

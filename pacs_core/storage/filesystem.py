@@ -1,7 +1,6 @@
 """Objects on any file system of fsspec that has no module of its own, memory among them."""
 
 from collections.abc import Iterator
-from typing import IO
 
 import fsspec
 
@@ -9,6 +8,7 @@ from pacs_core.errors import PacsError, StorageUnavailable
 from pacs_core.model import Availability
 from pacs_core.storage.files import unique_name
 from pacs_core.storage.landing import INCOMING
+from pacs_core.storage.remote import OpenObject
 from pacs_core.storage.transfers import CHUNK, Source, digest_of
 
 
@@ -24,14 +24,14 @@ class FilesystemObjects:
         """See remote.Objects."""
         return StorageUnavailable(f"storage failed while {doing}: {type(exc).__name__}")
 
-    def open(self, key: str) -> IO[bytes]:
+    def open(self, key: str) -> OpenObject:
         """See remote.Objects."""
-        file: IO[bytes] = self._system.open(key, "rb")
+        file: OpenObject = self._system.open(key, "rb")
         return file
 
     def read(self, key: str) -> Iterator[bytes]:
         """See remote.Objects."""
-        with self.open(key) as file:
+        with self._system.open(key, "rb") as file:
             while chunk := file.read(CHUNK):
                 yield chunk
 

@@ -4,8 +4,8 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from pacs_core.errors import PacsError, StorageUnavailable
 from pacs_core.model import Availability
@@ -35,9 +35,9 @@ class LocalObjects:
         """See remote.Objects."""
         return StorageUnavailable(f"storage failed while {doing}: {type(exc).__name__}")
 
-    def open(self, key: str) -> IO[bytes]:
+    def open(self, key: str) -> FileIO:
         """See remote.Objects."""
-        return Path(key).open("rb", buffering=0)
+        return FileIO(key)
 
     def read(self, key: str) -> Iterator[bytes]:
         """See remote.Objects."""

@@ -2,8 +2,8 @@
 
 import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import IO, Protocol
+from types import TracebackType
+from typing import Protocol
 
 from typing_extensions import Buffer
 
@@ -11,6 +11,22 @@ from pacs_core.errors import ObjectMissing, PacsError
 from pacs_core.model import Availability
 from pacs_core.storage.files import unavailable
 from pacs_core.storage.transfers import Source
+
+
+class OpenObject(Protocol):
+    """What is read of an open object: the part of io.RawIOBase that is needed."""
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        """Read at most as much as there is room for; 0 at the end."""
+
+    def seek(self, offset: int, whence: int = ..., /) -> int:
+        """The new position."""
+
+    def tell(self) -> int:
+        """The position."""
+
+    def close(self) -> None:
+        """Release what it holds."""
 
 
 class Objects(Protocol):
@@ -25,7 +41,7 @@ class Objects(Protocol):
     def explain(self, exc: Exception, doing: str) -> PacsError:
         """The error of this product for one of `foreign`."""
 
-    def open(self, key: str) -> IO[bytes]:
+    def open(self, key: str) -> OpenObject:
         """Read; seekable."""
 
     def read(self, key: str) -> Iterator[bytes]:
@@ -57,23 +73,41 @@ class Translator:
         self._foreign = foreign
         self._explain = explain
 
-    @contextmanager
-    def __call__(self, doing: str) -> Iterator[None]:
-        """ObjectMissing for what does not exist, StorageFull, StorageUnavailable for all else."""
-        try:
-            yield
-        except FileNotFoundError as exc:
-            raise ObjectMissing(f"there is no such object: {doing}") from exc
-        except OSError as exc:
-            raise unavailable(exc, doing) from exc
-        except self._foreign as exc:
-            raise self._explain(exc, doing) from exc
+    def __call__(self, doing: str) -> "_Translating":
+        """For a `with` block: ObjectMissing for what does not exist, StorageFull, StorageUnavailable for all else."""
+        return _Translating(self, doing)
+
+    def translated(self, exc: BaseException, doing: str) -> PacsError | None:
+        """What to raise instead; None for what is to pass."""
+        if isinstance(exc, FileNotFoundError):
+            return ObjectMissing(f"there is no such object: {doing}")
+        if isinstance(exc, OSError):
+            return unavailable(exc, doing)
+        if isinstance(exc, self._foreign):
+            return self._explain(exc, doing)
+        return None
+
+
+class _Translating:
+    """A class of its own, no generator: every read of every object goes through one."""
+
+    __slots__ = ("_by", "_doing")
+
+    def __init__(self, by: Translator, doing: str) -> None:
+        self._by, self._doing = by, doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        if exc is not None and (instead := self._by.translated(exc, self._doing)) is not None:
+            raise instead from exc
 
 
 class ObjectReader(io.RawIOBase):
     """A file of a tier whose errors are translated."""
 
-    def __init__(self, file: IO[bytes], translated: Translator, name: str) -> None:
+    def __init__(self, file: OpenObject, translated: Translator, name: str) -> None:
         self._file = file
         self._translated = translated
         self._doing = f"reading {name}"
@@ -88,11 +122,8 @@ class ObjectReader(io.RawIOBase):
 
     def readinto(self, buffer: Buffer) -> int:
         """See io.RawIOBase."""
-        view = memoryview(buffer).cast("B")
         with self._translated(self._doing):
-            data = self._file.read(len(view))
-        view[: len(data)] = data
-        return len(data)
+            return self._file.readinto(buffer)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """See io.RawIOBase."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.support.dcmtk import Scp
 from tests.support.processes import SCRIPTS, Daemon, assert_succeeded, clean_environment, free_ports, run
+from tests.support.waiting import eventually
 
 PACS = SCRIPTS / "pacs"
 
@@ -150,7 +151,12 @@ class Listener:
 
 
 def query_rows(env: Mapping[str, str], query: str) -> list[dict[str, Any]]:
-    """The rows that `pacs sql` answers."""
-    done = assert_succeeded(run([PACS, "sql", "-c", query, "--format", "json"], env=env, errors_apart=True))
+    """The rows that `pacs sql` answers, asked again where it says that it could not wait for all that was acknowledged."""
+
+    def asked() -> "CompletedProcess[str] | None":
+        done = assert_succeeded(run([PACS, "sql", "-c", query, "--format", "json"], env=env, errors_apart=True))
+        return None if "not in the index yet" in done.stderr else done
+
+    done = eventually(asked, within=60, what="an answer of pacs sql with all that was acknowledged")
     rows: list[dict[str, Any]] = json.loads(done.stdout)
     return rows

@@ -75,7 +75,7 @@ class Daemon:
                 raise AssertionError(f"exited {self.process.returncode} before {line_start!r}:\n{self.output()}")
             return lines[0] if lines else None
 
-        return eventually(found, within=within, what=f"{line_start!r} in {self.log}") or ""
+        return eventually(found, within=within, what=f"{line_start!r} in {self.log}")
 
     def wait_for_port(self, port: int, *, within: float) -> None:
         """Return once something accepts connections there."""

@@ -9,7 +9,7 @@ T = TypeVar("T")
 _PAUSE = 0.05
 
 
-def eventually(condition: Callable[[], T], *, within: float = 30, what: str = "the condition") -> T:
+def eventually(condition: Callable[[], T | None], *, within: float = 30, what: str = "the condition") -> T:
     """The first true value of `condition`, or AssertionError after `within` seconds."""
     deadline = time.monotonic() + within
     while True:
