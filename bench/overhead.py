@@ -36,13 +36,15 @@ def main() -> None:
         home.mkdir()
         (home / "pacs.toml").write_text(f'[tiers.warm]\nurl = "{server.bucket()}"\nendpoint = "{server.endpoint}"\n{_RULE}')
         try:
-            with running_archive(home, settings=server.environment) as archive, mover() as move:
+            with running_archive(home, settings=server.environment) as archive:
                 os.environ.update(archive.env)
                 store_studies(archive.scp, root / "sent", "MR", count, per_study=_PER_STUDY)
                 if not wiring.catch_up(load_settings(), patience=120):
                     raise SystemExit("the index does not catch up")
                 whole: list[float] = []
-                results = interleave({_FLOW: _by_flow(archive, move, count, whole), _CORE: _alone(move, count)}, rounds=options.rounds)
+                with mover() as move:
+                    measures = {_FLOW: _by_flow(archive, move, count, whole), _CORE: _alone(move, count)}
+                    results = interleave(measures, rounds=options.rounds)
         finally:
             server.stop()
     figures = {**results, _WHOLE: whole[-options.rounds :]}
