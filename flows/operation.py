@@ -6,13 +6,14 @@ Shards are handed out a few at a time, so that a run that is paused or cancelled
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import count
 from typing import Any
 from uuid import UUID
 
 from prefect import State
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import Pause
 from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
@@ -102,13 +103,16 @@ def _completed(
 ) -> Iterator[tuple[Sequence[Step], PrefectFuture[Any]]]:
     """The shards with their futures as they complete, with so many at work; none is begun while the run is paused."""
     pending: dict[PrefectFuture[Any], Sequence[Step]] = {}
-    for steps in shards:
-        while len(pending) >= at_once:
+    run = flow_run.get_id()
+    with get_client(sync_client=True) if run else nullcontext() as client:
+        for steps in shards:
+            while len(pending) >= at_once:
+                yield _first(pending)
+            if client:
+                _wait_while_paused(client, UUID(run), pending)
+            pending[submit(steps)] = steps
+        while pending:
             yield _first(pending)
-        _wait_while_paused(pending)
-        pending[submit(steps)] = steps
-    while pending:
-        yield _first(pending)
 
 
 def _first(pending: dict[PrefectFuture[Any], Sequence[Step]]) -> tuple[Sequence[Step], PrefectFuture[Any]]:
@@ -117,18 +121,14 @@ def _first(pending: dict[PrefectFuture[Any], Sequence[Step]]) -> tuple[Sequence[
     return pending.pop(done), done
 
 
-def _wait_while_paused(pending: Iterable[PrefectFuture[Any]]) -> None:
+def _wait_while_paused(client: SyncPrefectClient, run: UUID, pending: Iterable[PrefectFuture[Any]]) -> None:
     """Return once the run may go on. Pause, if it is to be started anew for that; what is at work is finished before."""
-    run = flow_run.get_id()
-    if not run:
-        return
-    with get_client(sync_client=True) as client:
-        while (state := client.read_flow_run(UUID(run)).state) is not None and state.is_paused():
-            if state.state_details.pause_reschedule:
-                for future in pending:
-                    future.wait()
-                raise Pause(state=state)
-            time.sleep(_LOOK_AGAIN)
+    while (state := client.read_flow_run(run).state) is not None and state.is_paused():
+        if state.state_details.pause_reschedule:
+            for future in pending:
+                future.wait()
+            raise Pause(state=state)
+        time.sleep(_LOOK_AGAIN)
 
 
 def _told(flow: str, result: Moved, broken: int, record: RunRecord) -> State[Any]:
