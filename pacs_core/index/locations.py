@@ -8,11 +8,12 @@ from what it was when the copy was made. The lake follows, and only then does th
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 import duckdb
 
+from pacs_core.errors import IndexUnavailable
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.keys import OBJECT_COLUMNS
 from pacs_core.index.postgres import CatalogURL, Database, Row, Session
@@ -135,6 +136,8 @@ class LakeLocations:
                 space=_STUDY_LOCKS,
             )
             yield Locked(frozenset(UID(study) for (study,) in mine), check=lambda: _check_alive(session))
+            with suppress(IndexUnavailable):  # a closed connection is noticed by the server a moment later, and only then lets go
+                session.run("SELECT pg_advisory_unlock_all()")
         finally:
             session.close()
 
