@@ -27,7 +27,7 @@ _OBJECT = ", ".join(f'"{name}"' for name in OBJECT_COLUMNS)
 _KEY_TYPES = '"SOPInstanceUID" text, tier text, path text, size bigint, sha256 text, "SeriesInstanceUID" text, "StudyInstanceUID" text'
 _GIVEN = f"json_to_recordset(CAST(:rows AS json)) AS given({_KEY_TYPES}, target text, target_path text, member text)"
 
-# As one value: the driver takes 60 µs for a row of nine columns, and JSON 2.
+# As one value: the driver takes rows apart in Python, and JSON is taken apart in C.
 _STUDY_OBJECTS = f"""
     SELECT json_agg(json_build_array({_OBJECT})) FROM pacs.instance_key WHERE "StudyInstanceUID" = ANY(CAST(:studies AS text[]))
 """  # noqa: S608 constants

@@ -62,7 +62,7 @@ class Catalogs:
         return self._server.url(name)
 
     def prepared(self) -> str:
-        """The URL of a new database with the tables of an empty index: copied in 30 ms, and made in a second."""
+        """The URL of a new database with the tables of an empty index. They are copied; to make them takes most of a second."""
         name, template = f"catalog_{next(self._numbers)}", self._template
         session = Session(CatalogURL.parse(self._server.url(SUPERUSER)), application_name="test")
         try:
