@@ -10,7 +10,11 @@
     │   ├── InvalidIdentifier       a query or retrieve identifier that cannot be answered
     │   ├── NotIndexable            it has a value that neither PostgreSQL nor the lake can hold
     │   ├── UnknownDestination      a C-MOVE destination that is no peer
-    │   └── NotFound                nothing is held under that name
+    │   ├── NotFound                nothing is held under that name
+    │   ├── MissingAttribute        an attribute that the Standard demands is absent or empty
+    │   ├── InvalidAttributeValue   an attribute has a value that the Standard or the archive does not allow there
+    │   ├── UnknownAction           an action or event type that the SOP class does not have
+    │   └── FinishedStep            a performed procedure step that has ended cannot be changed
     ├── UnavailableError            ours is at fault for now; the same may succeed later
     │   ├── StorageFull             no space left on a tier
     │   ├── StorageUnavailable      a tier cannot be read or written
@@ -23,7 +27,7 @@
         └── TranscodingError        the data set cannot be given in the transfer syntax that the other side wants
 
 Each class says which DIMSE status (PS3.7 annex C, PS3.4 B.2.3, C.4) and HTTP status (RFC 9110) it answers with and
-whether a retry can help. A third-party exception is translated once, by the package that owns the third party,
+whether a retry can help. The composite services (DIMSE-C) and the normalized ones (DIMSE-N) have statuses of their own. A third-party exception is translated once, by the package that owns the third party,
 with `raise ... from exc`.
 """
 
@@ -34,6 +38,8 @@ class PacsError(Exception):
     """Base of everything this product raises on purpose. The message is one sentence for a person."""
 
     dimse_status: ClassVar[int] = 0xC000
+    normalized_status: ClassVar[int] = 0x0110
+    error_id: ClassVar[int | None] = None
     http_status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
 
@@ -52,6 +58,7 @@ class InvalidUID(RequestError):
     """A value that is not a UID in the form of PS3.5 section 9. 0117: invalid object instance."""
 
     dimse_status = 0x0117
+    normalized_status = 0x0117
 
 
 class UnreadableDataSet(RequestError):
@@ -71,6 +78,7 @@ class DuplicateInstance(RequestError):
     """The instance is held already and `duplicates = "reject"`. 0111: duplicate SOP instance."""
 
     dimse_status = 0x0111
+    normalized_status = 0x0111
     http_status = 409
 
 
@@ -97,7 +105,37 @@ class NotFound(RequestError):
     """Nothing is held under that name. 0112: no such object instance."""
 
     dimse_status = 0x0112
+    normalized_status = 0x0112
     http_status = 404
+
+
+class MissingAttribute(RequestError):
+    """A data set without an attribute of type 1, or without its value. 0120: missing attribute."""
+
+    dimse_status = 0xA900
+    normalized_status = 0x0120
+
+
+class InvalidAttributeValue(RequestError):
+    """An attribute with a value that is not allowed there. 0106: invalid attribute value."""
+
+    dimse_status = 0xA900
+    normalized_status = 0x0106
+
+
+class UnknownAction(RequestError):
+    """An action or event type that the SOP class does not have. 0123: no such action."""
+
+    dimse_status = 0x0123
+    normalized_status = 0x0123
+
+
+class FinishedStep(RequestError):
+    """A performed procedure step that is COMPLETED or DISCONTINUED. 0110 with error A710: may no longer be updated (PS3.4 F.7.2.2.2)."""
+
+    dimse_status = 0x0110
+    error_id = 0xA710
+    http_status = 409
 
 
 class UnavailableError(PacsError):
@@ -109,8 +147,9 @@ class UnavailableError(PacsError):
 
 
 class StorageFull(UnavailableError):
-    """No space left where the object should go."""
+    """No space left where the object should go. For DIMSE-N 0213: resource limitation."""
 
+    normalized_status = 0x0213
     http_status = 507
 
 

@@ -1,4 +1,4 @@
-"""The archive as SCU: opens associations to peers and performs C-ECHO, C-FIND, C-MOVE and C-GET (PS3.7 9.1)."""
+"""The archive as SCU: opens associations to peers and performs C-ECHO, C-FIND, C-MOVE, C-GET and the DIMSE-N services (PS3.7 9.1, 10.1)."""
 
 import itertools
 import socket
@@ -57,9 +57,9 @@ def _agree(connection: Connection, ae_title: str, peer: Peer, proposals: Sequenc
     return agreement
 
 
-def context_for(assoc: Association, abstract_syntax: str) -> Context:
-    """The context of a SOP class in which we are SCU; PeerUnavailable if the peer accepted none."""
-    context = assoc.agreement.context_for(abstract_syntax)
+def context_for(assoc: Association, abstract_syntax: str, *, scu: bool = True) -> Context:
+    """The context of a SOP class in which we are SCU, or SCP; PeerUnavailable if the peer accepted none."""
+    context = assoc.agreement.context_for(abstract_syntax, scu=scu)
     if context is None:
         raise PeerUnavailable(f"{assoc.agreement.called_ae} does not offer SOP class {abstract_syntax}")
     return context
@@ -124,6 +124,36 @@ def get(
         yield answer
         if not is_pending(_status(answer)):
             return
+
+
+def normalized(
+    assoc: Association, sop_class: str, operation: CommandField, sop_instance: str = "", attributes: Dataset | None = None, *, type_id: int = 0
+) -> tuple[Command, Dataset]:
+    """A DIMSE-N request; its response and the data set of that (empty where it has none).
+
+    Args:
+        sop_class: of the presentation context. An N-EVENT-REPORT goes over one in which we are SCP, all others over one where SCU.
+        operation: one of the N_ fields.
+        sop_instance: "" lets the SCP of an N-CREATE assign one.
+        attributes: the request's data set; None for none.
+        type_id: of an N-ACTION or N-EVENT-REPORT.
+
+    PeerUnavailable if the peer accepted no such context. The status is for the caller to judge.
+    """
+    is_event = operation is CommandField.N_EVENT_REPORT
+    context, message_id = context_for(assoc, sop_class, scu=not is_event), assoc.next_message_id()
+    command = Command(CommandField=operation, MessageID=message_id)
+    if is_event or operation is CommandField.N_CREATE:
+        command.AffectedSOPClassUID, command.AffectedSOPInstanceUID = sop_class, sop_instance or None
+    else:
+        command.RequestedSOPClassUID, command.RequestedSOPInstanceUID = sop_class, sop_instance
+    command.EventTypeID = type_id if is_event else None
+    command.ActionTypeID = type_id if operation is CommandField.N_ACTION else None
+    assoc.send(context, command, None if attributes is None else identifiers.encode(attributes, context.transfer_syntax))
+    answer_context, answer = assoc.receive_response(message_id)
+    _status(answer)
+    data = assoc.identifier(answer_context) if answer.has_data_set else b""
+    return answer, identifiers.decode(data, answer_context.transfer_syntax)
 
 
 def is_pending(status: int) -> bool:

@@ -19,6 +19,12 @@ class CommandField(IntEnum):
     C_FIND = 0x0020
     C_MOVE = 0x0021
     C_ECHO = 0x0030
+    N_EVENT_REPORT = 0x0100
+    N_GET = 0x0110
+    N_SET = 0x0120
+    N_ACTION = 0x0130
+    N_CREATE = 0x0140
+    N_DELETE = 0x0150
     C_CANCEL = 0x0FFF
 
 
@@ -40,8 +46,12 @@ class Command:
     Status: int | None = None
     OffendingElement: list[int] | None = None
     ErrorComment: str | None = None
+    ErrorID: int | None = None
     AffectedSOPInstanceUID: str | None = None
     RequestedSOPInstanceUID: str | None = None
+    EventTypeID: int | None = None
+    AttributeIdentifierList: list[int] | None = None
+    ActionTypeID: int | None = None
     NumberOfRemainingSuboperations: int | None = None
     NumberOfCompletedSuboperations: int | None = None
     NumberOfFailedSuboperations: int | None = None
@@ -64,15 +74,18 @@ class Command:
         """The operation that it asks for or answers, such as C-STORE; "other" where it is none of CommandField."""
         return _OPERATIONS.get(self.CommandField & ~RESPONSE, "other")
 
-    def response(self, status: int, *, error_comment: str | None = None) -> "Command":
-        """The response to this request, without a data set."""
+    def response(self, status: int, *, error_comment: str | None = None, error_id: int | None = None) -> "Command":
+        """The response to this request, without a data set. What a request calls Requested, its response calls Affected (PS3.7 10.3)."""
         return Command(
             CommandField=self.CommandField | RESPONSE,
             MessageIDBeingRespondedTo=self.MessageID,
-            AffectedSOPClassUID=self.AffectedSOPClassUID,
-            AffectedSOPInstanceUID=self.AffectedSOPInstanceUID,
+            AffectedSOPClassUID=self.AffectedSOPClassUID or self.RequestedSOPClassUID,
+            AffectedSOPInstanceUID=self.AffectedSOPInstanceUID or self.RequestedSOPInstanceUID,
             Status=status,
             ErrorComment=_comment(error_comment),
+            ErrorID=error_id,
+            EventTypeID=self.EventTypeID,
+            ActionTypeID=self.ActionTypeID,
         )
 
 
@@ -89,8 +102,12 @@ _ELEMENTS: dict[str, tuple[int, str]] = {
     "Status": (0x0900, "US"),
     "OffendingElement": (0x0901, "AT"),
     "ErrorComment": (0x0902, "LO"),
+    "ErrorID": (0x0903, "US"),
     "AffectedSOPInstanceUID": (0x1000, "UI"),
     "RequestedSOPInstanceUID": (0x1001, "UI"),
+    "EventTypeID": (0x1002, "US"),
+    "AttributeIdentifierList": (0x1005, "AT"),
+    "ActionTypeID": (0x1008, "US"),
     "NumberOfRemainingSuboperations": (0x1020, "US"),
     "NumberOfCompletedSuboperations": (0x1021, "US"),
     "NumberOfFailedSuboperations": (0x1022, "US"),

@@ -22,8 +22,6 @@ from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.connection import AssociationEnded, Connection, ReleaseRequested
 from pacs_core.dimse.negotiation import Acceptance, Acceptor, Context, NotAccepted, Rejection
 from pacs_core.dimse.services import UNRECOGNIZED_OPERATION, Service
-from pacs_core.dimse.services.query import accept_extended
-from pacs_core.dimse.services.retrieve import accept_peer_as_scp
 from pacs_core.errors import ConfigurationError
 from pacs_core.telemetry.sparing import Sparing
 from pacs_core.telemetry.timing import TOTAL, Tally, Timings
@@ -80,7 +78,7 @@ class Listener:
         self._address = address
         self._services = services
         self._limits = limits
-        self._acceptor = Acceptor(Acceptance(self._supports, accept_peer_as_scp, accept_extended, ae_title))
+        self._acceptor = Acceptor(Acceptance(self._supports, self._peer_may_be_scp, self._extended, ae_title))
         self._timings = timings or Timings()
         self._admission = Admission(associations=limits.associations, per_address=limits.per_address)
         self._refusals = Sparing()
@@ -258,7 +256,7 @@ class Listener:
     def _perform(self, assoc: ServedAssociation, context: Context, command: Command) -> None:
         assoc.forget_cancellations()
         service = self._service(context.abstract_syntax)
-        if service is None or not context.as_scp:
+        if service is None or not (context.as_scp or command.CommandField == CommandField.N_EVENT_REPORT):
             assoc.skip_data_set(context, command)
             assoc.send(context, command.response(UNRECOGNIZED_OPERATION))
         else:
@@ -270,3 +268,10 @@ class Listener:
     def _supports(self, abstract_syntax: str) -> frozenset[str]:
         service = self._service(abstract_syntax)
         return service.supports(abstract_syntax) if service else frozenset()
+
+    def _peer_may_be_scp(self, abstract_syntax: str) -> bool:
+        return any(service.peer_may_be_scp(abstract_syntax) for service in self._services)
+
+    def _extended(self, abstract_syntax: str, proposed: bytes) -> bytes | None:
+        service = self._service(abstract_syntax)
+        return service.extended(abstract_syntax, proposed) if service else None

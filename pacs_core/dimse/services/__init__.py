@@ -13,10 +13,21 @@ UNRECOGNIZED_OPERATION = 0x0211
 
 
 class Service(Protocol):
-    """One service class as SCP. Stateless between messages; used by many associations at once."""
+    """One service class. Stateless between messages; used by many associations at once.
+
+    As SCP, unless the peer may be: then requests also come on contexts in which we are SCU (`Context.as_scp` tells).
+    """
 
     def supports(self, abstract_syntax: str) -> frozenset[str]:
         """The transfer syntaxes that are accepted for an abstract syntax; empty if it is not this service's."""
+
+    def peer_may_be_scp(self, abstract_syntax: str) -> bool:  # noqa: ARG002 - most services have one role only
+        """Whether the requestor may take the SCP role of one of its abstract syntaxes (PS3.7 D.3.3.4)."""
+        return False
+
+    def extended(self, abstract_syntax: str, proposed: bytes) -> bytes | None:  # noqa: ARG002 - most services have no options
+        """What is accepted of the options that an extended negotiation item proposes (PS3.7 D.3.3.5); None where it has no answer."""
+        return None
 
     def serve(self, assoc: Association, context: Context, command: Command) -> None:
         """Answer one request: read its data set to the end, send its final response.

@@ -19,6 +19,7 @@ from pacs_core.dimse.services import (
     SUCCESS,
     UNCOMPRESSED,
     UNRECOGNIZED_OPERATION,
+    Service,
 )
 from pacs_core.errors import PacsError
 from pacs_core.model import Query
@@ -29,7 +30,7 @@ log = structlog.get_logger(__name__)
 _RELATIONAL, _COMBINED_DATETIME = 0, 1
 
 
-class QueryService:
+class QueryService(Service):
     """Answers C-FIND.
 
     Args:
@@ -45,6 +46,10 @@ class QueryService:
         """The query SOP classes, in every uncompressed transfer syntax."""
         model = MODELS.get(abstract_syntax)
         return UNCOMPRESSED if model and model.operation is Operation.FIND else frozenset()
+
+    def extended(self, abstract_syntax: str, proposed: bytes) -> bytes | None:
+        """The options of PS3.4 C.5.1.1."""
+        return options_of(abstract_syntax, proposed)
 
     def serve(self, assoc: Association, context: Context, command: Command) -> None:
         """One pending response for each match, then the final one."""
@@ -87,7 +92,7 @@ def query_of(assoc: Association, context: Context, identifier: Dataset) -> Query
     return identifiers.query_of(identifier, MODELS[context.abstract_syntax].levels, combined_datetime=combined)
 
 
-def accept_extended(sop_class: str, proposed: bytes) -> bytes | None:
+def options_of(sop_class: str, proposed: bytes) -> bytes | None:
     """Our answer to the extended negotiation of a query or retrieve SOP class (PS3.4 C.5.1.1): the first two options.
 
     Relational queries and combined date-time matching are supported; fuzzy names, time zone adjustment and the

@@ -10,7 +10,6 @@ from pydicom import Dataset
 
 from pacs_core.archive.queries import Queries
 from pacs_core.archive.retrieval import Retrieval, Session
-from pacs_core.dicom.sop_classes import is_storable
 from pacs_core.dimse import identifiers, sending
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import Command, CommandField
@@ -18,8 +17,8 @@ from pacs_core.dimse.connection import AssociationEnded
 from pacs_core.dimse.information_models import MODELS, Operation
 from pacs_core.dimse.negotiation import Context
 from pacs_core.dimse.pool import AssociationPool
-from pacs_core.dimse.services import CANCEL, PENDING, SUCCESS, UNCOMPRESSED, UNRECOGNIZED_OPERATION
-from pacs_core.dimse.services.query import query_of
+from pacs_core.dimse.services import CANCEL, PENDING, SUCCESS, UNCOMPRESSED, UNRECOGNIZED_OPERATION, Service
+from pacs_core.dimse.services.query import options_of, query_of
 from pacs_core.errors import InvalidIdentifier, PacsError, UnknownDestination
 from pacs_core.model import Query, StoredObject
 from pacs_core.ports import PeerDirectory
@@ -81,7 +80,7 @@ class SubOperations:
         return response
 
 
-class Retrieve:
+class Retrieve(Service):
     """Answers C-MOVE and C-GET.
 
     Args:
@@ -103,6 +102,10 @@ class Retrieve:
         """The move and get SOP classes, in every uncompressed transfer syntax."""
         model = MODELS.get(abstract_syntax)
         return UNCOMPRESSED if model and model.operation in _OPERATIONS.values() else frozenset()
+
+    def extended(self, abstract_syntax: str, proposed: bytes) -> bytes | None:
+        """Those of a query."""
+        return options_of(abstract_syntax, proposed)
 
     def serve(self, assoc: Association, context: Context, command: Command) -> None:
         """Perform the sub-operations, with a pending response after each, then send the final response."""
@@ -199,8 +202,3 @@ def _failed_list(counters: SubOperations) -> Dataset:
     ds = Dataset()
     ds.FailedSOPInstanceUIDList = counters.failed_uids
     return ds
-
-
-def accept_peer_as_scp(abstract_syntax: str) -> bool:
-    """Whether a requestor may be SCP: of anything that is stored, so that C-GET can send it there."""
-    return is_storable(abstract_syntax, private=True)

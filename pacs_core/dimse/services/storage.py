@@ -10,7 +10,7 @@ from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.connection import AssociationEnded
 from pacs_core.dimse.negotiation import Context
-from pacs_core.dimse.services import SUCCESS, UNRECOGNIZED_OPERATION
+from pacs_core.dimse.services import SUCCESS, UNRECOGNIZED_OPERATION, Service
 from pacs_core.errors import DataSetMismatch, PacsError
 from pacs_core.model import UID, Origin, StoreRequest
 from pacs_core.telemetry.timing import Laps, Timings
@@ -18,7 +18,7 @@ from pacs_core.telemetry.timing import Laps, Timings
 log = structlog.get_logger(__name__)
 
 
-class Storage:
+class Storage(Service):
     """Stores what arrives.
 
     Args:
@@ -35,6 +35,10 @@ class Storage:
     def supports(self, abstract_syntax: str) -> frozenset[str]:
         """Every storage SOP class, in every transfer syntax."""
         return transfer_syntaxes() if is_storable(abstract_syntax, private=self._private) else frozenset()
+
+    def peer_may_be_scp(self, abstract_syntax: str) -> bool:
+        """Of anything that is stored, so that C-GET can send it there: also of private SOP classes that we hold from earlier."""
+        return is_storable(abstract_syntax, private=True)
 
     def serve(self, assoc: Association, context: Context, command: Command) -> None:
         """Receive one instance and answer for it."""

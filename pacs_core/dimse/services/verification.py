@@ -3,12 +3,12 @@
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.negotiation import Context
-from pacs_core.dimse.services import SUCCESS, UNCOMPRESSED, UNRECOGNIZED_OPERATION
+from pacs_core.dimse.services import SUCCESS, UNCOMPRESSED, UNRECOGNIZED_OPERATION, Service
 
 VERIFICATION = "1.2.840.10008.1.1"
 
 
-class Verification:
+class Verification(Service):
     """Answers C-ECHO."""
 
     def supports(self, abstract_syntax: str) -> frozenset[str]:

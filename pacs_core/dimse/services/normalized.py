@@ -1,0 +1,106 @@
+"""What the DIMSE-N services have in common (PS3.7 10): a request's data set comes in, a status and perhaps a data set go out.
+
+A service says which operations it performs, one function each, on values. Reading, answering and the translation of errors into
+statuses (PS3.7 annex C) are here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+from pydicom import Dataset
+
+from pacs_core.dimse import identifiers
+from pacs_core.dimse.association import Association
+from pacs_core.dimse.command import Command
+from pacs_core.dimse.connection import AssociationEnded
+from pacs_core.dimse.negotiation import Context
+from pacs_core.dimse.services import SUCCESS, UNRECOGNIZED_OPERATION
+from pacs_core.errors import PacsError
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A DIMSE-N request.
+
+    Attributes:
+        calling_ae: who asks.
+        association: its id, for the log.
+        sop_class, sop_instance: the requested or affected ones; "" where the command set has none.
+        attributes: its data set; empty where it has none.
+        wanted: of an N-GET, the tags that are asked for; empty for all.
+        type_id: the action or event type; 0 where there is none.
+    """
+
+    calling_ae: str
+    association: str
+    sop_class: str
+    sop_instance: str
+    attributes: Dataset
+    wanted: tuple[int, ...] = ()
+    type_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """How a request ends that was performed.
+
+    Attributes:
+        status: success or a warning.
+        attributes: the data set of the response, if it has one.
+        sop_instance: of an N-CREATE, the UID that was assigned where the request had none.
+        then: called once the response is sent, on the association's thread.
+    """
+
+    status: int = SUCCESS
+    attributes: Dataset | None = None
+    sop_instance: str = ""
+    then: Callable[[], None] | None = field(default=None, compare=False)
+
+
+Perform = Callable[[Request], Reply]
+
+
+def serve(assoc: Association, context: Context, command: Command, operations: Mapping[int, Perform]) -> None:
+    """Answer one request by the function for its command field, or say that there is none (0211).
+
+    PacsError becomes its `normalized_status`; everything else ends the association.
+    """
+    perform = operations.get(command.CommandField)
+    if perform is None:
+        assoc.skip_data_set(context, command)
+        assoc.send(context, command.response(UNRECOGNIZED_OPERATION))
+        return
+    try:
+        reply = perform(_request(assoc, context, command))
+        data = None if reply.attributes is None else identifiers.encode(reply.attributes, context.transfer_syntax)
+    except AssociationEnded:
+        raise
+    except PacsError as exc:
+        log.warning("request_refused", association=assoc.id, operation=command.operation, SOPInstanceUID=_instance(command), reason=str(exc))
+        assoc.send(context, command.response(exc.normalized_status, error_comment=str(exc), error_id=exc.error_id))
+        return
+    response = command.response(reply.status)
+    response.AffectedSOPInstanceUID = response.AffectedSOPInstanceUID or reply.sop_instance or None
+    assoc.send(context, response, data)
+    if reply.then is not None:
+        reply.then()
+
+
+def _request(assoc: Association, context: Context, command: Command) -> Request:
+    data = assoc.identifier(context) if command.has_data_set else b""
+    return Request(
+        calling_ae=assoc.agreement.calling_ae,
+        association=assoc.id,
+        sop_class=command.AffectedSOPClassUID or command.RequestedSOPClassUID or "",
+        sop_instance=_instance(command),
+        attributes=identifiers.decode(data, context.transfer_syntax),
+        wanted=tuple(command.AttributeIdentifierList or ()),
+        type_id=command.ActionTypeID or command.EventTypeID or 0,
+    )
+
+
+def _instance(command: Command) -> str:
+    return command.AffectedSOPInstanceUID or command.RequestedSOPInstanceUID or ""
