@@ -22,7 +22,7 @@ def maintain(keep_days: Annotated[int, Field(ge=1, le=3650)] = 30, dry_run: bool
     archive may go on; commits wait for one step at the longest.
 
     Args:
-        keep_days: For how many days back SQL can ask what the index said then.
+        keep_days: For how many days back SQL can ask what the index said then, and what associations did.
         dry_run: Only look: show what there is to do.
     """
     expire_before = datetime.now(UTC) - timedelta(days=keep_days)

@@ -285,13 +285,66 @@ class InstanceRecord:
         return _object_of(self, sop_class=self.SOPClassUID, transfer_syntax=self.TransferSyntaxUID)
 
 
+class Permission(StrEnum):
+    """What a peer may do."""
+
+    STORE = "store"  # C-STORE to us
+    QUERY = "query"
+    RETRIEVE = "retrieve"  # C-MOVE and C-GET from us
+    RECEIVE = "receive"  # be the destination of a C-MOVE
+    WORKLIST = "worklist"
+    MPPS = "mpps"
+    COMMITMENT = "commitment"
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A remote application entity that the archive may call."""
+    """A remote application entity that the archive knows, and may call.
+
+    Attributes:
+        tls: whether it is called over TLS.
+        permissions: what it may do; everything where none is named.
+        transfer_syntaxes: in which it is sent instances; any where none is named.
+    """
 
     ae_title: AETitle
     host: str
     port: int
+    tls: bool = False
+    permissions: tuple[Permission, ...] = ()
+    transfer_syntaxes: tuple[UID, ...] = ()
+
+    def may(self, permission: Permission) -> bool:
+        """Whether it may do that."""
+        return not self.permissions or permission in self.permissions
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationRecord:
+    """What an association did.
+
+    Attributes:
+        id: as in the log; unique until the listener is started again.
+        address: of the peer, host:port.
+        implementation: the peer's implementation version name.
+        user, user_type: whom the peer has named as its user (PS3.7 D.3.3.7), unchecked; "" for nobody.
+        ended: "released", or why it ended otherwise.
+        bytes: of data sets that were received and sent.
+        operations: how often an operation ended in which status, as "C-STORE 0000".
+    """
+
+    id: str
+    calling_ae: str
+    called_ae: str
+    address: str
+    implementation: str
+    user: str
+    user_type: str
+    opened_at: datetime
+    closed_at: datetime
+    ended: str
+    bytes: int
+    operations: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)

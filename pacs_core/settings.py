@@ -200,6 +200,15 @@ class Settings(BaseSettings):
         le=100,
         description="Associations to one C-MOVE destination at once per listener process. One more waits for `association_timeout`, then its instances fail.",
     )
+    check_called_ae_title: bool = Field(True, description="Whether associations that are not addressed to `ae_title` are rejected.")
+    known_callers_only: bool = Field(
+        False, description="Whether associations of calling AE titles that are no peer's (`pacs peer add`) are rejected."
+    )
+    tls_ca_file: str = Field(
+        "", description="PEM certificates of the authorities that peers entered with `--tls` are signed by. Empty: the system's."
+    )
+    tls_certificate_file: str = Field("", description="Our certificate, PEM, for peers that ask for one when they are called over TLS.")
+    tls_key_file: str = Field("", description="Its key, PEM. Empty: it is in the same file.")
     accept_private_sop_classes: bool = Field(False, description="Also store instances of SOP classes that PS3.4 does not define.")
 
     duplicates: Duplicates = Field(

@@ -19,7 +19,8 @@ from pacs_core.archive.indexing import Committer, wait_until_committed
 from pacs_core.archive.ingest import Ingest
 from pacs_core.archive.queries import Queries
 from pacs_core.archive.retrieval import Retrieval
-from pacs_core.dimse.client import Caller
+from pacs_core.dimse.callers import Callers
+from pacs_core.dimse.client import TLS, Caller
 from pacs_core.dimse.listener import Limits, Listener
 from pacs_core.dimse.pool import AssociationPool
 from pacs_core.dimse.services.query import QueryService
@@ -27,6 +28,7 @@ from pacs_core.dimse.services.retrieve import Retrieve
 from pacs_core.dimse.services.storage import Storage
 from pacs_core.dimse.services.verification import Verification
 from pacs_core.errors import ConfigurationError, PacsError, UnavailableError
+from pacs_core.index.associations import Associations
 from pacs_core.index.backup import IndexBackup
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.contents import digests
@@ -47,6 +49,7 @@ from pacs_core.lifecycle.rebuilding import Rebuild, Workplace
 from pacs_core.lifecycle.repairing import Repairer
 from pacs_core.lifecycle.retention import Retention
 from pacs_core.lifecycle.rules import ArchivalRule, Fill, MigrationRule, RetentionRule, Selection, Watermarks
+from pacs_core.model import AssociationRecord
 from pacs_core.ports import ObjectStore
 from pacs_core.settings import TIER_NAMES, Settings, StudySelection, TierSettings
 from pacs_core.storage.cache import ObjectCache
@@ -56,6 +59,7 @@ from pacs_core.storage.options import TierOptions
 from pacs_core.storage.tiers import Tier, open_tier
 from pacs_core.storage.uncommitted import JournalReader
 from pacs_core.supervisor.postgres import catalog_url
+from pacs_core.telemetry.behind import Behind
 from pacs_core.telemetry.timing import Timings
 
 log = structlog.get_logger(__name__)
@@ -134,11 +138,16 @@ def peers(settings: Settings) -> Peers:
     return Peers(Database(catalog_url(settings)))
 
 
+def caller(settings: Settings, ae_title: str = "") -> Caller:
+    """Opens associations, in our name or in another."""
+    tls = TLS(settings.tls_ca_file, settings.tls_certificate_file, settings.tls_key_file)
+    return Caller(ae_title or settings.ae_title, timeout=settings.association_timeout, tls=tls)
+
+
 def association_pool(settings: Settings) -> AssociationPool:
     """Associations to peers, opened in our name. To be closed."""
-    caller = Caller(settings.ae_title, timeout=settings.association_timeout)
     return AssociationPool(
-        caller, idle=settings.peer_idle_timeout, maximum=settings.peer_associations, patience=settings.association_timeout
+        caller(settings), idle=settings.peer_idle_timeout, maximum=settings.peer_associations, patience=settings.association_timeout
     )
 
 
@@ -451,17 +460,26 @@ def listener(settings: Settings) -> Iterator[Listener]:
         closing(journal(settings, content_bytes=settings.journal_bytes)) as to,
         closing(association_pool(settings)) as pool,
         retrieval(settings) as reading,
+        closing(Database(catalog_url(settings))) as database,
+        closing(Behind(Associations(database).record, name="associations")) as associations,
     ):
-        yield _listener(settings, to, pool, reading)
+        yield _listener(settings, to, pool, reading, database, associations)
 
 
-def _listener(settings: Settings, to: SegmentJournal, pool: AssociationPool, reading: Retrieval) -> Listener:
-    queries, timings = Queries(index_reader(settings), to), Timings()
+def _listener(
+    settings: Settings,
+    to: SegmentJournal,
+    pool: AssociationPool,
+    reading: Retrieval,
+    database: Database,
+    associations: Behind[AssociationRecord],
+) -> Listener:
+    queries, known, timings = Queries(index_reader(settings), to), Peers(database), Timings()
     services = (
         Verification(),
         Storage(ingest(settings, to), timings, private=settings.accept_private_sop_classes),
         QueryService(queries, ae_title=settings.ae_title),
-        Retrieve(queries, reading, peers(settings), pool, timings),
+        Retrieve(queries, reading, known, pool, timings),
     )
     limits = Limits(
         associations=settings.max_associations,
@@ -471,4 +489,12 @@ def _listener(settings: Settings, to: SegmentJournal, pool: AssociationPool, rea
         idle=settings.idle_timeout,
     )
     address = settings.dicom_host, settings.dicom_port
-    return Listener(address, ae_title=settings.ae_title, services=services, limits=limits, timings=timings)
+    return Listener(
+        address,
+        ae_title=settings.ae_title if settings.check_called_ae_title else "",
+        services=services,
+        limits=limits,
+        callers=Callers(known, known_only=settings.known_callers_only),
+        record=associations.note,
+        timings=timings,
+    )

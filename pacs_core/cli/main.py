@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pacs_core.cli.errors import exit_status
+from pacs_core.model import Permission
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -196,11 +197,26 @@ def get(
 
 
 @peers.command("add")
-def peer_add(ae_title: str, host: str, port: Annotated[int, typer.Argument(min=1, max=65535)], home: Home = None) -> None:
-    """Enter a peer, or change its address."""
+def peer_add(
+    ae_title: str,
+    host: str,
+    port: Annotated[int, typer.Argument(min=1, max=65535)],
+    tls: Annotated[bool, typer.Option("--tls", help="Call it over TLS; see tls_ca_file and its neighbours in the settings.")] = False,
+    may: Annotated[
+        list[Permission], typer.Option("--may", help="What it may do. Repeatable. Default: everything.", show_default=False)
+    ] = [],  # noqa: B006  # Typer copies it
+    transfer_syntax: Annotated[
+        list[str],
+        typer.Option(
+            "--transfer-syntax", help="Send it instances in this one (a UID or a name). Repeatable. Default: any.", show_default=False
+        ),
+    ] = [],  # noqa: B006  # Typer copies it
+    home: Home = None,
+) -> None:
+    """Enter a peer, or change all that is known of it."""
     from pacs_core.cli import manage
 
-    manage.peer_add(home, ae_title, host, port)
+    manage.peer_add(home, ae_title, host, port, tls=tls, may=may, transfer_syntaxes=transfer_syntax)
 
 
 @peers.command("list")

@@ -11,28 +11,33 @@ from typing import Any
 from pacs_core import wiring
 from pacs_core.cli import output
 from pacs_core.cli.errors import Failed
+from pacs_core.dicom.sop_classes import transfer_syntax_named
 from pacs_core.errors import ConfigurationError
-from pacs_core.model import UID, AETitle, Hold, Peer, parse_uid
+from pacs_core.model import UID, AETitle, Hold, Peer, Permission, parse_uid
 from pacs_core.settings import check_ae_title, load_settings
 from pacs_core.supervisor.flow_api import FlowApi, FlowRun
 from pacs_core.supervisor.flow_schedules import by_cron, by_interval, once
 from pacs_core.supervisor.flow_statistics import FlowStatistics
 
 
-def peer_add(home: Path | None, ae_title: str, host: str, port: int) -> None:
+def peer_add(
+    home: Path | None, ae_title: str, host: str, port: int, *, tls: bool, may: Sequence[Permission], transfer_syntaxes: Sequence[str]
+) -> None:
     """Enter a peer, or change it."""
     try:
         title = AETitle(check_ae_title(ae_title))
     except ValueError as exc:
         raise ConfigurationError(f"{ae_title!r}: {exc}") from exc
-    wiring.peers(load_settings(home)).put(Peer(title, host, port))
-    output.line(f"{title} is at {host}:{port}")
+    peer = Peer(title, host, port, tls, tuple(dict.fromkeys(may)), tuple(map(transfer_syntax_named, transfer_syntaxes)))
+    wiring.peers(load_settings(home)).put(peer)
+    output.line(f"{title} is at {host}:{port}{', over TLS' if tls else ''}")
 
 
 def peer_list(home: Path | None, form: str) -> None:
     """Every peer."""
     peers = wiring.peers(load_settings(home)).all()
-    output.print_rows(("ae_title", "host", "port"), ((p.ae_title, p.host, p.port) for p in peers), form)
+    rows = ((p.ae_title, p.host, p.port, p.tls, ", ".join(p.permissions), ", ".join(p.transfer_syntaxes)) for p in peers)
+    output.print_rows(("ae_title", "host", "port", "tls", "may", "transfer_syntaxes"), rows, form)
 
 
 def peer_remove(home: Path | None, ae_title: str) -> None:

@@ -52,7 +52,7 @@ class Target:
 def target(home: Path | None, peer: str, calling: str) -> Target:
     """Resolve the options --peer and --aet: AE@HOST:PORT, a peer's AE title, or this archive itself."""
     settings = load_settings(home)
-    caller = Caller(_ae_title(calling or settings.ae_title), timeout=settings.association_timeout)
+    caller = wiring.caller(settings, _ae_title(calling) if calling else "")
     if not peer:
         return Target(caller, Peer(AETitle(settings.ae_title), "127.0.0.1", settings.dicom_port))
     if "@" in peer:

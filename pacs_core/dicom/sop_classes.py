@@ -4,6 +4,9 @@ from functools import cache
 
 from pydicom._uid_dict import UID_dictionary  # pydicom's copy of PS3.6 annex A has no public iterator
 
+from pacs_core.errors import ConfigurationError
+from pacs_core.model import UID
+
 # They have "Storage" in their names but are not stored: the directory of a medium, and the commitment service.
 _NOT_STORED = {"1.2.840.10008.1.3.10", "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.2"}
 # Defined after the edition that pydicom's dictionary was made from.
@@ -34,6 +37,16 @@ def transfer_syntaxes() -> frozenset[str]:
     """Every transfer syntax in which a data set can arrive over an association."""
     known = (uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax")
     return frozenset(uid for uid in known if not uid.startswith(_NOT_DIMSE))
+
+
+def transfer_syntax_named(text: str) -> UID:
+    """The transfer syntax that a person means: a UID, a keyword of PS3.6 (`JPEG2000Lossless`) or its name. ConfigurationError."""
+    wanted = text.replace(" ", "").lower()
+    for uid in transfer_syntaxes():
+        name, keyword = UID_dictionary[uid][0], UID_dictionary[uid][4]
+        if wanted in (uid, keyword.lower(), name.replace(" ", "").lower()):
+            return UID(uid)
+    raise ConfigurationError(f"{text!r} is no transfer syntax that the archive knows; give its UID, such as 1.2.840.10008.1.2.1")
 
 
 def is_deflated(transfer_syntax: str) -> bool:

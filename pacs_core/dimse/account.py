@@ -1,12 +1,14 @@
-"""What an association did, told in one event when it has ended."""
+"""What an association did: one event in the log and one record when it has ended."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import Command
 from pacs_core.dimse.negotiation import Context
+from pacs_core.model import AssociationRecord
 from pacs_core.telemetry.timing import Tally
 
 log = structlog.get_logger(__name__)
@@ -28,6 +30,25 @@ class ServedAssociation(Association):
         """The last status that was sent since the last call, as four hex digits; "none" where nothing was answered."""
         status, self._answered = self._answered, None
         return "none" if status is None else f"{status:04X}"
+
+
+def record_of(assoc: Association, tally: Tally, *, ended: str, seconds: float) -> AssociationRecord:
+    """What an association did that ends now and was open for so many seconds."""
+    agreement, now = assoc.agreement, datetime.now(UTC)
+    return AssociationRecord(
+        id=assoc.id,
+        calling_ae=agreement.calling_ae,
+        called_ae=agreement.called_ae,
+        address=assoc.peer_address,
+        implementation=agreement.peer_implementation,
+        user=agreement.user.name if agreement.user else "",
+        user_type=agreement.user.type.name.lower() if agreement.user else "",
+        opened_at=now - timedelta(seconds=seconds),
+        closed_at=now,
+        ended=ended,
+        bytes=tally.size,
+        operations={f"{operation} {status}": count for (operation, status), count in sorted(tally.counts().items())},
+    )
 
 
 def log_closed(assoc: Association, tally: Tally, *, reason: str, in_order: bool, seconds: float) -> None:

@@ -2,7 +2,10 @@
 
 import itertools
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from pydicom import Dataset
 
@@ -11,11 +14,37 @@ from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.connection import Connection, ProtocolViolation, Rejected
 from pacs_core.dimse.negotiation import Agreement, Context, Proposal
-from pacs_core.errors import PeerUnavailable
+from pacs_core.errors import ConfigurationError, PeerUnavailable
 from pacs_core.model import Peer
 
 _ids = itertools.count(1)
 _MEDIUM_PRIORITY = 0
+
+
+@dataclass(frozen=True)
+class TLS:
+    """How peers are called over TLS (PS3.15 B.9: the profile is the one of the system's OpenSSL, TLS 1.2 at least).
+
+    Attributes:
+        ca_file: PEM certificates of whom peers are believed to be; "" for the system's.
+        certificate_file, key_file: PEM, ours, for peers that ask for one; "" for none.
+    """
+
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+
+    @cached_property
+    def context(self) -> ssl.SSLContext:
+        """ConfigurationError if a file cannot be used."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file or None)
+            if self.certificate_file:
+                context.load_cert_chain(self.certificate_file, self.key_file or None)
+        except OSError as exc:
+            raise ConfigurationError(f"tls_ca_file, tls_certificate_file, tls_key_file: {exc.strerror or exc}") from exc
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
 
 
 class Caller:
@@ -24,19 +53,17 @@ class Caller:
     Args:
         ae_title: ours.
         timeout: seconds for the connection, for the peer's answer to the request, and of silence within a message.
+        tls: how peers are called that are entered with TLS.
     """
 
-    def __init__(self, ae_title: str, *, timeout: float = 30) -> None:
+    def __init__(self, ae_title: str, *, timeout: float = 30, tls: TLS = TLS()) -> None:
         self.ae_title = ae_title
         self._timeout = timeout
+        self._tls = tls
 
     def associate(self, peer: Peer, proposals: Sequence[Proposal]) -> Association:
         """An open association; to be released by the caller. PeerUnavailable if the peer refuses or is not there."""
-        try:
-            sock = socket.create_connection((peer.host, peer.port), timeout=self._timeout)
-        except OSError as exc:
-            raise PeerUnavailable(f"{peer.ae_title} at {peer.host}:{peer.port} does not answer: {exc.strerror or exc}") from exc
-        connection = Connection(sock, requestor=True, timeout=self._timeout)
+        connection = Connection(self._connect(peer), requestor=True, timeout=self._timeout)
         try:
             agreement = _agree(connection, self.ae_title, peer, proposals)
         except PeerUnavailable:
@@ -44,6 +71,22 @@ class Caller:
             raise
         connection.peer_maximum = agreement.peer_maximum
         return Association(f"out-{next(_ids)}", connection, agreement, f"{peer.host}:{peer.port}")
+
+    def _connect(self, peer: Peer) -> socket.socket:
+        where = f"{peer.ae_title} at {peer.host}:{peer.port}"
+        try:
+            sock = socket.create_connection((peer.host, peer.port), timeout=self._timeout)
+        except OSError as exc:
+            raise PeerUnavailable(f"{where} does not answer: {exc.strerror or exc}") from exc
+        if not peer.tls:
+            return sock
+        try:
+            return self._tls.context.wrap_socket(sock, server_hostname=peer.host)
+        except (OSError, ConfigurationError) as exc:
+            sock.close()
+            if isinstance(exc, ConfigurationError):
+                raise
+            raise PeerUnavailable(f"{where} cannot be called over TLS: {exc.strerror or exc}") from exc
 
 
 def _agree(connection: Connection, ae_title: str, peer: Peer, proposals: Sequence[Proposal]) -> Agreement:
@@ -127,7 +170,13 @@ def get(
 
 
 def normalized(
-    assoc: Association, sop_class: str, operation: CommandField, sop_instance: str = "", attributes: Dataset | None = None, *, type_id: int = 0
+    assoc: Association,
+    sop_class: str,
+    operation: CommandField,
+    sop_instance: str = "",
+    attributes: Dataset | None = None,
+    *,
+    type_id: int = 0,
 ) -> tuple[Command, Dataset]:
     """A DIMSE-N request; its response and the data set of that (empty where it has none).
 

@@ -7,6 +7,7 @@ every PDU type a size limit. Not thread-safe: a connection belongs to one thread
 
 import select
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterable, Iterator
@@ -99,17 +100,20 @@ class Connection:
     """The upper layer's view of a connected socket.
 
     Args:
-        sock: connected; closed by `close`.
+        sock: connected, over TLS if it is an SSLSocket; closed by `close`.
         requestor: whether it was us who connected.
         timeout: seconds that the peer may keep silent within a PDU or a message.
     """
 
     def __init__(self, sock: socket.socket, *, requestor: bool, timeout: float) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # The kernel keeps the time: with time-outs of its own Python would poll before each read and write.
-        sock.settimeout(None)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(min(timeout, _TICK)))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
+        if isinstance(sock, ssl.SSLSocket):
+            sock.settimeout(timeout)  # a blocking one would go on waiting when the kernel's time is up
+        else:
+            # The kernel keeps the time: with time-outs of its own Python would poll before each read and write.
+            sock.settimeout(None)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(min(timeout, _TICK)))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
         self._socket = sock
         self._timeout = timeout
         self._machine = UpperLayer(requestor=requestor)
@@ -240,7 +244,7 @@ class Connection:
 
     def readable(self) -> bool:
         """Whether the next read would find something, without waiting."""
-        if self._start < self._end:
+        if self._start < self._end or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
             return True
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
@@ -271,7 +275,7 @@ class Connection:
         while True:
             try:
                 received = self._socket.recv_into(room)
-            except BlockingIOError as exc:  # a tick without a byte
+            except (BlockingIOError, TimeoutError) as exc:  # a tick without a byte
                 if time.monotonic() >= deadline:
                     raise Aborted("the peer kept silent for too long") from exc
                 continue
@@ -313,7 +317,7 @@ class Connection:
         """Send whole PDUs. Aborted if the peer is gone or does not read for too long."""
         try:
             self._socket.sendall(data)
-        except BlockingIOError as exc:
+        except (BlockingIOError, TimeoutError) as exc:
             raise Aborted("the peer stopped reading") from exc
         except OSError as exc:
             self._lost(exc)

@@ -10,19 +10,21 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import structlog
 
-from pacs_core.dimse.account import ServedAssociation, log_closed
+from pacs_core.dimse.account import ServedAssociation, log_closed, record_of
 from pacs_core.dimse.admission import Admission, Refused
+from pacs_core.dimse.callers import Callers
 from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.connection import AssociationEnded, Connection, ReleaseRequested
 from pacs_core.dimse.negotiation import Acceptance, Acceptor, Context, NotAccepted, Rejection
-from pacs_core.dimse.services import UNRECOGNIZED_OPERATION, Service
+from pacs_core.dimse.services import NOT_AUTHORIZED, UNRECOGNIZED_OPERATION, Service
 from pacs_core.errors import ConfigurationError
+from pacs_core.model import AssociationRecord
 from pacs_core.telemetry.sparing import Sparing
 from pacs_core.telemetry.timing import TOTAL, Tally, Timings
 
@@ -66,18 +68,30 @@ class Listener:
 
     Args:
         address: host and port to bind to.
-        ae_title: ours; other called AE titles are rejected.
+        ae_title: ours; other called AE titles are rejected. "" takes any.
         services: what is offered. The first that supports an abstract syntax serves it.
         limits: what is granted.
+        callers: who may open an association, and ask for what; None lets everybody do everything.
+        record: told of each association that has ended; it returns at once.
         timings: takes note of how long each negotiation and each operation takes.
     """
 
     def __init__(
-        self, address: tuple[str, int], *, ae_title: str, services: Sequence[Service], limits: Limits, timings: Timings | None = None
+        self,
+        address: tuple[str, int],
+        *,
+        ae_title: str,
+        services: Sequence[Service],
+        limits: Limits,
+        callers: Callers | None = None,
+        record: Callable[[AssociationRecord], None] = lambda _: None,
+        timings: Timings | None = None,
     ) -> None:
         self._address = address
         self._services = services
         self._limits = limits
+        self._callers = callers
+        self._record = record
         self._acceptor = Acceptor(Acceptance(self._supports, self._peer_may_be_scp, self._extended, ae_title))
         self._timings = timings or Timings()
         self._admission = Admission(associations=limits.associations, per_address=limits.per_address)
@@ -194,6 +208,8 @@ class Listener:
         connection = session.connection
         try:
             answer, agreement = self._acceptor.accept(connection.await_request(timeout=self._limits.handshake))
+            if self._callers is not None:
+                self._callers.admit(agreement.calling_ae)
             with self._slot():
                 connection.peer_maximum = agreement.peer_maximum
                 connection.accept(answer)
@@ -233,7 +249,9 @@ class Listener:
         except AssociationEnded as exc:
             reason = str(exc)
         finally:
-            log_closed(assoc, tally, reason=reason, in_order=in_order, seconds=time.perf_counter() - session.accepted_at)
+            seconds = time.perf_counter() - session.accepted_at
+            log_closed(assoc, tally, reason=reason, in_order=in_order, seconds=seconds)
+            self._record(record_of(assoc, tally, ended=reason, seconds=seconds))
 
     def _serve_one(self, session: _Session, assoc: ServedAssociation) -> None:
         with session.lock:
@@ -255,12 +273,19 @@ class Listener:
 
     def _perform(self, assoc: ServedAssociation, context: Context, command: Command) -> None:
         assoc.forget_cancellations()
-        service = self._service(context.abstract_syntax)
+        service = self._service(context.served_as)
         if service is None or not (context.as_scp or command.CommandField == CommandField.N_EVENT_REPORT):
             assoc.skip_data_set(context, command)
             assoc.send(context, command.response(UNRECOGNIZED_OPERATION))
+        elif not self._may(assoc.agreement.calling_ae, service):
+            assoc.skip_data_set(context, command)
+            log.warning("not_authorized", association=assoc.id, calling=assoc.agreement.calling_ae, operation=command.operation)
+            assoc.send(context, command.response(NOT_AUTHORIZED, error_comment=f"this AE title may not {service.permission}"))
         else:
             service.serve(assoc, context, command)
+
+    def _may(self, calling_ae: str, service: Service) -> bool:
+        return self._callers is None or self._callers.may(calling_ae, service.permission)
 
     def _service(self, abstract_syntax: str) -> Service | None:
         return next((service for service in self._services if service.supports(abstract_syntax)), None)

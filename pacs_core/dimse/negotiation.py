@@ -20,12 +20,14 @@ from pynetdicom.pdu_primitives import (
     MaximumLengthNotification,
     SCP_SCU_RoleSelectionNegotiation,
     SOPClassExtendedNegotiation,
+    UserIdentityNegotiation,
 )
 from pynetdicom.presentation import PresentationContext, build_context
 
 from pacs_core.dicom.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacs_core.dimse.connection import MAXIMUM_LENGTH, ProtocolViolation
 from pacs_core.dimse.request_form import MAXIMUM_CONTEXTS, normalised, with_reserved_fields_of
+from pacs_core.dimse.requestor import UserIdentity, related_general_classes, user_identity
 
 _PDU = TypeVar("_PDU", A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ)
 
@@ -62,13 +64,18 @@ class NotAccepted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """An accepted presentation context, seen from our side."""
+    """An accepted presentation context, seen from our side.
+
+    Attributes:
+        served_as: the SOP class whose service serves it: the abstract syntax, or the general one that the requestor has named for it.
+    """
 
     id: int
     abstract_syntax: str
     transfer_syntax: str
     as_scu: bool
     as_scp: bool
+    served_as: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,7 @@ class Agreement:
     peer_maximum: int  # bytes of a P-DATA-TF that the peer takes; 0 for any
     extended: Mapping[str, bytes]  # SOP class to accepted application information (PS3.7 D.3.3.5)
     peer_implementation: str = ""
+    user: UserIdentity | None = None
 
     def context_for(self, abstract_syntax: str, *, transfer_syntax: str | None = None, scu: bool = True) -> Context | None:
         """A context in which we may act as SCU (or SCP) of a SOP class, or None."""
@@ -99,7 +107,7 @@ class Acceptance:
         supports: for an abstract syntax, the transfer syntaxes that are accepted for it; empty if it is not supported.
         peer_may_be_scp: whether the requestor may take the SCP role of an abstract syntax (PS3.7 D.3.3.4).
         extended: answers an extended negotiation item: SOP class and proposed information to accepted information.
-        called_ae: our AE title; another called AE title is rejected.
+        called_ae: our AE title; another called AE title is rejected. "" takes any.
     """
 
     supports: Callable[[str], frozenset[str]]
@@ -131,17 +139,21 @@ def accept(request: bytes, policy: Acceptance) -> tuple[bytes, Agreement]:
         raise NotAccepted(Rejection.PROTOCOL_VERSION_NOT_SUPPORTED, f"protocol version {pdu.protocol_version}")
     if pdu.application_context_name != APPLICATION_CONTEXT:
         raise NotAccepted(Rejection.APPLICATION_CONTEXT_NOT_SUPPORTED, f"application context {pdu.application_context_name}")
-    if pdu.called_ae_title.strip() != policy.called_ae:
+    if policy.called_ae and pdu.called_ae_title.strip() != policy.called_ae:
         raise NotAccepted(Rejection.CALLED_AE_NOT_RECOGNISED, f"called AE title {pdu.called_ae_title.strip()!r} is not ours")
-    results = [_answer(item, policy) for item in pdu.presentation_context]
+    served = _served(pdu, related_general_classes(request), policy)
+    results = [_answer(item, policy.supports(served[str(item.abstract_syntax)])) for item in pdu.presentation_context]
     granted = _grant_roles(_proposed_roles(pdu), results, policy)
     extended = _answer_extended(pdu, policy)
     answer = _primitive(pdu.calling_ae_title, pdu.called_ae_title)
     answer.result = 0
     answer.presentation_context_definition_results_list = results
     answer.user_information += [*(_role(uid, *role) for uid, role in granted.items()), *(_extended(*item) for item in extended.items())]
-    contexts = _contexts(results, granted, acceptor=True)
-    return with_reserved_fields_of(A_ASSOCIATE_AC(answer).encode(), request), _agreement(pdu, contexts, extended)
+    user = user_identity(request)
+    if user and user.answer_wanted:
+        answer.user_information.append(_identity_accepted())
+    contexts = _contexts(results, granted, served, acceptor=True)
+    return with_reserved_fields_of(A_ASSOCIATE_AC(answer).encode(), request), _agreement(pdu, contexts, extended, user)
 
 
 class Acceptor:
@@ -190,7 +202,7 @@ def conclude(answer: bytes, proposals: Sequence[Proposal]) -> Agreement:
         context = build_context(proposals[index].abstract_syntax, item.transfer_syntax)
         context.context_id, context.result = item.presentation_context_id, _ACCEPTED
         accepted.append(context)
-    return _agreement(pdu, _contexts(accepted, _proposed_roles(pdu), acceptor=False), _proposed_extensions(pdu))
+    return _agreement(pdu, _contexts(accepted, _proposed_roles(pdu), {}, acceptor=False), _proposed_extensions(pdu))
 
 
 def rejection_text(answer: bytes) -> str:
@@ -227,10 +239,15 @@ def _proposed_extensions(pdu: A_ASSOCIATE_RQ | A_ASSOCIATE_AC) -> dict[str, byte
     return {str(item.uid): bytes(item.app_info or b"") for item in _user_information(pdu).ext_neg}
 
 
-def _answer(item: PresentationContextItemRQ, policy: Acceptance) -> PresentationContext:
+def _served(pdu: A_ASSOCIATE_RQ, related: Mapping[str, tuple[str, ...]], policy: Acceptance) -> Mapping[str, str]:
+    """What each proposed abstract syntax is served as: itself, or the first general SOP class of it that we support."""
+    proposed = {str(item.abstract_syntax) for item in pdu.presentation_context}
+    return {uid: next((each for each in (uid, *related.get(uid, ())) if policy.supports(each)), uid) for uid in proposed}
+
+
+def _answer(item: PresentationContextItemRQ, supported: frozenset[str]) -> PresentationContext:
     abstract_syntax = str(item.abstract_syntax)
     proposed = [str(uid) for uid in item.transfer_syntax]
-    supported = policy.supports(abstract_syntax)
     chosen = next((uid for uid in proposed if uid in supported), None)
     result = PresentationContext()
     result.context_id = item.presentation_context_id
@@ -258,7 +275,9 @@ def _answer_extended(pdu: A_ASSOCIATE_RQ, policy: Acceptance) -> dict[str, bytes
     return {uid: answer for uid, answer in answers if answer is not None}
 
 
-def _contexts(results: Iterable[PresentationContext], roles: Mapping[str, tuple[bool, bool]], *, acceptor: bool) -> dict[int, Context]:
+def _contexts(
+    results: Iterable[PresentationContext], roles: Mapping[str, tuple[bool, bool]], served: Mapping[str, str], *, acceptor: bool
+) -> dict[int, Context]:
     """Our contexts with our roles. Without role selection the requestor is SCU and the acceptor SCP."""
     contexts = {}
     for item in results:
@@ -266,11 +285,17 @@ def _contexts(results: Iterable[PresentationContext], roles: Mapping[str, tuple[
             abstract_syntax = str(item.abstract_syntax)
             requestor_scu, requestor_scp = roles.get(abstract_syntax, (True, False))
             as_scu, as_scp = (requestor_scp, requestor_scu) if acceptor else (requestor_scu, requestor_scp)
-            contexts[item.context_id] = Context(item.context_id, abstract_syntax, str(item.transfer_syntax[0]), as_scu, as_scp)
+            served_as = served.get(abstract_syntax, abstract_syntax)
+            contexts[item.context_id] = Context(item.context_id, abstract_syntax, str(item.transfer_syntax[0]), as_scu, as_scp, served_as)
     return contexts
 
 
-def _agreement(pdu: A_ASSOCIATE_RQ | A_ASSOCIATE_AC, contexts: Mapping[int, Context], extended: Mapping[str, bytes]) -> Agreement:
+def _agreement(
+    pdu: A_ASSOCIATE_RQ | A_ASSOCIATE_AC,
+    contexts: Mapping[int, Context],
+    extended: Mapping[str, bytes],
+    user: UserIdentity | None = None,
+) -> Agreement:
     return Agreement(
         calling_ae=pdu.calling_ae_title.strip(),
         called_ae=pdu.called_ae_title.strip(),
@@ -278,6 +303,7 @@ def _agreement(pdu: A_ASSOCIATE_RQ | A_ASSOCIATE_AC, contexts: Mapping[int, Cont
         peer_maximum=_user_information(pdu).maximum_length or 0,
         extended=extended,
         peer_implementation=_user_information(pdu).implementation_version_name or "",
+        user=user,
     )
 
 
@@ -306,6 +332,13 @@ def _role(uid: str, scu: bool, scp: bool) -> SCP_SCU_RoleSelectionNegotiation:
     item = SCP_SCU_RoleSelectionNegotiation()
     item.sop_class_uid = PydicomUID(uid)
     item.scu_role, item.scp_role = scu, scp
+    return item
+
+
+def _identity_accepted() -> UserIdentityNegotiation:
+    """Without a response of its own: a ticket or an assertion is not ours to check yet (PS3.7 D.3.3.7.2)."""
+    item = UserIdentityNegotiation()
+    item.server_response = b""
     return item
 
 

@@ -45,6 +45,13 @@ def normalised(pdu: bytes) -> bytes:
     return bytes(head + body)
 
 
+def user_items(pdu: bytes, wanted: int) -> Iterator[bytes]:
+    """What the user information of a request has of one type of item; ProtocolViolation if its structure does not add up."""
+    for kind, content in _items(pdu[_FIXED:]):
+        if kind == _USER_INFORMATION:
+            yield from (value for item, value in _items(content) if item == wanted)
+
+
 def with_reserved_fields_of(answer: bytes, request: bytes) -> bytes:
     """An A-ASSOCIATE-AC that repeats the request's AE title fields as they came (PS3.8 table 9-17)."""
     return answer[:10] + request[10:_FIXED] + answer[_FIXED:]

@@ -81,26 +81,28 @@ class MoveOriginator:
     message_id: int
 
 
-def batches(instances: Sequence[S]) -> Iterator[tuple[list[Proposal], Sequence[S]]]:
-    """Cut instances into runs that one association can carry, with the presentation contexts to propose for each."""
-    start, proposals = 0, dict[tuple[str, str], Proposal]()
+def batches(instances: Sequence[S], wanted: Sequence[str] = ()) -> Iterator[tuple[list[Proposal], Sequence[S]]]:
+    """Cut instances into runs that one association can carry, with the presentation contexts to propose for each.
+
+    `wanted`: the transfer syntaxes to which the peer is kept, where an instance can be had in one of them; empty for any.
+    """
+    start, proposals = 0, dict[tuple[str, tuple[str, ...]], Proposal]()
     for index, instance in enumerate(instances):
-        wanted = _proposals(instance)
-        if len(proposals.keys() | wanted.keys()) > MAXIMUM_CONTEXTS:
+        needed = _proposals(instance, wanted)
+        if len(proposals.keys() | needed.keys()) > MAXIMUM_CONTEXTS:
             yield list(proposals.values()), instances[start:index]
             start, proposals = index, {}
-        proposals.update(wanted)
+        proposals.update(needed)
     if proposals:
         yield list(proposals.values()), instances[start:]
 
 
-def _proposals(instance: Sendable) -> dict[tuple[str, str], Proposal]:
+def _proposals(instance: Sendable, wanted: Sequence[str]) -> dict[tuple[str, tuple[str, ...]], Proposal]:
     """A context for the syntax it is stored in, alone, so that it is sent as stored if at all possible; and a fallback."""
     uid, stored = instance.SOPClassUID, instance.TransferSyntaxUID
-    return {
-        (uid, stored): Proposal(uid, (stored,)),
-        (uid, ""): Proposal(uid, _FALLBACK),
-    }
+    possible = tuple(syntax for syntax in wanted if can_transcode(stored, syntax))
+    as_stored = [(stored,)] if stored in possible or not possible else []
+    return {(uid, syntaxes): Proposal(uid, syntaxes) for syntaxes in (*as_stored, possible or _FALLBACK)}
 
 
 def choose_context(assoc: Association, instance: Sendable) -> Context:
@@ -313,7 +315,7 @@ def deliver(
     otherwise cost the response time-out for each of them. Ends early where `proceed` says so.
     """
     reread: set[str] = set()
-    for proposals, batch in batches(instances):
+    for proposals, batch in batches(instances, peer.transfer_syntaxes):
         queue, futile = deque(batch), 0
         while queue and proceed():
             left = len(queue)

@@ -47,6 +47,8 @@ _VALID_AT = "SELECT max(snapshot_time) FROM lake.ducklake_snapshot WHERE snapsho
 _EXPIRABLE = "SELECT count(*) FROM lake.ducklake_snapshot WHERE snapshot_time < :limit"
 # Released holds are removed; one whose time is over holds nothing any more.
 _EARLIEST_HOLD = "SELECT min(placed_at) FROM pacs.hold WHERE until IS NULL OR until > now()"
+_OLD_ASSOCIATIONS = "SELECT count(*) FROM pacs.association WHERE closed_at < :before"
+_FORGET_ASSOCIATIONS = "DELETE FROM pacs.association WHERE closed_at < :before RETURNING 1"
 _TABLES = (
     "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema IN ('pacs', 'lake') AND table_type = 'BASE TABLE'"
 )
@@ -85,6 +87,7 @@ class Step(StrEnum):
     EXPIRE = "expire"
     CLEAN_UP = "clean up"
     REMOVE_ORPHANS = "remove orphans"
+    FORGET = "forget"
     ANALYZE = "analyze"
 
 
@@ -122,6 +125,7 @@ class Upkeep:
                 UpkeepStep(Step.EXPIRE, session.run(_EXPIRABLE, limit=limit)[0][0] if limit else 0, "snapshots"),
                 UpkeepStep(Step.CLEAN_UP, len(clean_up(lake, dry_run=True)), "files that no snapshot needs"),
                 UpkeepStep(Step.REMOVE_ORPHANS, len(_remove_orphans(lake, dry_run=True)), "files that no commit has named"),
+                UpkeepStep(Step.FORGET, session.run(_OLD_ASSOCIATIONS, before=self._expire_before)[0][0], "records of associations"),
                 UpkeepStep(Step.ANALYZE, len(session.run(_TABLES)), "tables"),
             ]
 
@@ -134,6 +138,7 @@ class Upkeep:
             Step.EXPIRE: self.expire,
             Step.CLEAN_UP: self.clean_up,
             Step.REMOVE_ORPHANS: self.remove_orphans,
+            Step.FORGET: self.forget,
             Step.ANALYZE: self.analyze,
         }[step]()
 
@@ -177,6 +182,12 @@ class Upkeep:
         """Remove the files of commits that were killed before the catalog named them."""
         with self._writer.committing() as (_, lake):
             return UpkeepStep(Step.REMOVE_ORPHANS, len(_remove_orphans(lake)), "files that no commit has named")
+
+    def forget(self) -> UpkeepStep:
+        """Remove what associations did that ended before the instant from which on snapshots are kept."""
+        with self._writer.committing() as (session, _):
+            forgotten = len(session.run(_FORGET_ASSOCIATIONS, before=self._expire_before))
+        return UpkeepStep(Step.FORGET, forgotten, "records of associations")
 
     def analyze(self) -> UpkeepStep:
         """Refresh the statistics that PostgreSQL plans by."""

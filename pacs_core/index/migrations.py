@@ -167,6 +167,31 @@ _STEPS = (
         available_at timestamptz
     )
     """,
+    """
+    ALTER TABLE pacs.peer
+        ADD COLUMN tls boolean NOT NULL DEFAULT false,
+        ADD COLUMN permissions text[] NOT NULL DEFAULT '{}',
+        ADD COLUMN transfer_syntaxes text[] NOT NULL DEFAULT '{}'
+    """,
+    # What each association did; the flow maintain forgets old ones.
+    """
+    CREATE TABLE pacs.association (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        association text NOT NULL,
+        calling_ae text NOT NULL,
+        called_ae text NOT NULL,
+        address text NOT NULL,
+        implementation text NOT NULL,
+        "user" text NOT NULL,
+        user_type text NOT NULL,
+        opened_at timestamptz NOT NULL,
+        closed_at timestamptz NOT NULL,
+        ended text NOT NULL,
+        bytes bigint NOT NULL,
+        operations json NOT NULL
+    )
+    """,
+    "CREATE INDEX association_closed ON pacs.association (closed_at)",
 )
 
 

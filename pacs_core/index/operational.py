@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pacs_core.errors import NotFound
 from pacs_core.index.postgres import Database, Row
-from pacs_core.model import UID, AETitle, Peer, Recall
+from pacs_core.model import UID, AETitle, Peer, Permission, Recall
 
 JSONObject = Mapping[str, object]
 
@@ -21,24 +21,29 @@ class Peers:
     def get(self, ae_title: str) -> Peer | None:
         """The peer, or None."""
         with self._database.transaction() as session:
-            rows = session.run("SELECT ae_title, host, port FROM pacs.peer WHERE ae_title = :ae_title", ae_title=ae_title)
+            rows = session.run(f"SELECT {_PEER_COLUMNS} FROM pacs.peer WHERE ae_title = :ae_title", ae_title=ae_title)  # noqa: S608 a constant
         return _peer(rows[0]) if rows else None
 
     def all(self) -> Sequence[Peer]:
         """Every peer by AE title."""
         with self._database.transaction() as session:
-            rows = session.run('SELECT ae_title, host, port FROM pacs.peer ORDER BY ae_title COLLATE "C"')
+            rows = session.run(f'SELECT {_PEER_COLUMNS} FROM pacs.peer ORDER BY ae_title COLLATE "C"')  # noqa: S608 a constant
         return [_peer(row) for row in rows]
 
     def put(self, peer: Peer) -> None:
         """Add or replace."""
         with self._database.transaction() as session:
             session.run(
-                "INSERT INTO pacs.peer (ae_title, host, port) VALUES (:ae_title, :host, :port)"
-                " ON CONFLICT (ae_title) DO UPDATE SET host = excluded.host, port = excluded.port",
+                f"INSERT INTO pacs.peer ({_PEER_COLUMNS})"  # noqa: S608 a constant
+                " VALUES (:ae_title, :host, :port, :tls, CAST(:permissions AS text[]), CAST(:transfer_syntaxes AS text[]))"
+                " ON CONFLICT (ae_title) DO UPDATE SET host = excluded.host, port = excluded.port, tls = excluded.tls,"
+                " permissions = excluded.permissions, transfer_syntaxes = excluded.transfer_syntaxes",
                 ae_title=peer.ae_title,
                 host=peer.host,
                 port=peer.port,
+                tls=peer.tls,
+                permissions=[str(each) for each in peer.permissions],
+                transfer_syntaxes=list(peer.transfer_syntaxes),
             )
 
     def remove(self, ae_title: str) -> bool:
@@ -47,9 +52,12 @@ class Peers:
             return bool(session.run("DELETE FROM pacs.peer WHERE ae_title = :ae_title RETURNING 1", ae_title=ae_title))
 
 
+_PEER_COLUMNS = "ae_title, host, port, tls, permissions, transfer_syntaxes"
+
+
 def _peer(row: Row) -> Peer:
-    ae_title, host, port = row
-    return Peer(AETitle(ae_title), host, port)
+    ae_title, host, port, tls, permissions, transfer_syntaxes = row
+    return Peer(AETitle(ae_title), host, port, tls, tuple(map(Permission, permissions)), tuple(map(UID, transfer_syntaxes)))
 
 
 @dataclass(frozen=True, slots=True)

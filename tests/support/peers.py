@@ -39,7 +39,10 @@ class FakeCaller(Caller):
             self.theirs.append(established(listening.accept()[0], timeout=10))
             self._ours.append(ours)
         ids = itertools.count(1, 2)
-        contexts = [Context(next(ids), each.abstract_syntax, each.transfer_syntaxes[0], as_scu=True, as_scp=False) for each in proposals]
+        contexts = [
+            Context(next(ids), each.abstract_syntax, each.transfer_syntaxes[0], as_scu=True, as_scp=False, served_as=each.abstract_syntax)
+            for each in proposals
+        ]
         agreement = Agreement(self.ae_title, peer.ae_title, {context.id: context for context in contexts}, 16_384, {})
         return Association(f"out-{len(self.theirs)}", ours, agreement, peer.host)
 

@@ -1,22 +1,28 @@
 """The DIMSE services as SCP, one module each. The listener asks every service what it supports, and routes to it."""
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import Command
 from pacs_core.dimse.negotiation import Context
+from pacs_core.model import Permission
 
 UNCOMPRESSED = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
 
 SUCCESS, CANCEL, PENDING, PENDING_WITH_UNSUPPORTED_KEYS = 0x0000, 0xFE00, 0xFF00, 0xFF01
-UNRECOGNIZED_OPERATION = 0x0211
+UNRECOGNIZED_OPERATION, NOT_AUTHORIZED = 0x0211, 0x0124
 
 
 class Service(Protocol):
     """One service class. Stateless between messages; used by many associations at once.
 
     As SCP, unless the peer may be: then requests also come on contexts in which we are SCU (`Context.as_scp` tells).
+
+    Attributes:
+        permission: what a peer needs to ask for anything here; None where nothing.
     """
+
+    permission: ClassVar[Permission | None] = None
 
     def supports(self, abstract_syntax: str) -> frozenset[str]:
         """The transfer syntaxes that are accepted for an abstract syntax; empty if it is not this service's."""

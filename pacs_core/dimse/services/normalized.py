@@ -79,7 +79,9 @@ def serve(assoc: Association, context: Context, command: Command, operations: Ma
     except AssociationEnded:
         raise
     except PacsError as exc:
-        log.warning("request_refused", association=assoc.id, operation=command.operation, SOPInstanceUID=_instance(command), reason=str(exc))
+        log.warning(
+            "request_refused", association=assoc.id, operation=command.operation, SOPInstanceUID=_instance(command), reason=str(exc)
+        )
         assoc.send(context, command.response(exc.normalized_status, error_comment=str(exc), error_id=exc.error_id))
         return
     response = command.response(reply.status)

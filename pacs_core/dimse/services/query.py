@@ -22,7 +22,7 @@ from pacs_core.dimse.services import (
     Service,
 )
 from pacs_core.errors import PacsError
-from pacs_core.model import Query
+from pacs_core.model import Permission, Query
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +37,8 @@ class QueryService(Service):
         queries: answers queries from the index.
         ae_title: ours, which the answers name as Retrieve AE Title.
     """
+
+    permission = Permission.QUERY
 
     def __init__(self, queries: Queries, *, ae_title: str) -> None:
         self._queries = queries
@@ -89,7 +91,7 @@ def query_of(assoc: Association, context: Context, identifier: Dataset) -> Query
     """The query that an identifier states, with what was negotiated for its SOP class."""
     information = assoc.agreement.extended.get(context.abstract_syntax, b"")
     combined = len(information) > _COMBINED_DATETIME and information[_COMBINED_DATETIME] == 1
-    return identifiers.query_of(identifier, MODELS[context.abstract_syntax].levels, combined_datetime=combined)
+    return identifiers.query_of(identifier, MODELS[context.served_as].levels, combined_datetime=combined)
 
 
 def options_of(sop_class: str, proposed: bytes) -> bytes | None:

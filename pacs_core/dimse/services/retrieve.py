@@ -20,7 +20,7 @@ from pacs_core.dimse.pool import AssociationPool
 from pacs_core.dimse.services import CANCEL, PENDING, SUCCESS, UNCOMPRESSED, UNRECOGNIZED_OPERATION, Service
 from pacs_core.dimse.services.query import options_of, query_of
 from pacs_core.errors import InvalidIdentifier, PacsError, UnknownDestination
-from pacs_core.model import Query, StoredObject
+from pacs_core.model import Permission, Query, StoredObject
 from pacs_core.ports import PeerDirectory
 from pacs_core.telemetry.timing import TOTAL, Timings
 
@@ -91,6 +91,8 @@ class Retrieve(Service):
         timings: takes note of how long finding takes, and each sub-operation.
     """
 
+    permission = Permission.RETRIEVE
+
     def __init__(self, queries: Queries, retrieval: Retrieval, peers: PeerDirectory, pool: AssociationPool, timings: Timings) -> None:
         self._queries = queries
         self._retrieval = retrieval
@@ -109,7 +111,7 @@ class Retrieve(Service):
 
     def serve(self, assoc: Association, context: Context, command: Command) -> None:
         """Perform the sub-operations, with a pending response after each, then send the final response."""
-        if _OPERATIONS.get(command.CommandField) is not MODELS[context.abstract_syntax].operation:
+        if _OPERATIONS.get(command.CommandField) is not MODELS[context.served_as].operation:
             assoc.skip_data_set(context, command)
             assoc.send(context, command.response(UNRECOGNIZED_OPERATION))
             return
@@ -140,6 +142,8 @@ class Retrieve(Service):
         peer = self._peers.get(command.MoveDestination or "")
         if peer is None:
             raise UnknownDestination(f"move destination {command.MoveDestination!r} is not a peer")
+        if not peer.may(Permission.RECEIVE):
+            raise UnknownDestination(f"move destination {command.MoveDestination!r} may not receive")
         originator = sending.MoveOriginator(assoc.agreement.calling_ae, command.MessageID or 0)
         wanted = _wanted(assoc, command)
         return lambda found, session: sending.deliver(self._pool, peer, found, session.open, originator=originator, proceed=wanted)

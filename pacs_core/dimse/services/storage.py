@@ -12,7 +12,7 @@ from pacs_core.dimse.connection import AssociationEnded
 from pacs_core.dimse.negotiation import Context
 from pacs_core.dimse.services import SUCCESS, UNRECOGNIZED_OPERATION, Service
 from pacs_core.errors import DataSetMismatch, PacsError
-from pacs_core.model import UID, Origin, StoreRequest
+from pacs_core.model import UID, Origin, Permission, StoreRequest
 from pacs_core.telemetry.timing import Laps, Timings
 
 log = structlog.get_logger(__name__)
@@ -26,6 +26,8 @@ class Storage(Service):
         timings: where the phases of each C-STORE are recorded.
         private: also accept SOP classes that the Standard does not define.
     """
+
+    permission = Permission.STORE
 
     def __init__(self, ingest: Ingest, timings: Timings, *, private: bool) -> None:
         self._ingest = ingest

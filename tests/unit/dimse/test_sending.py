@@ -325,3 +325,22 @@ def test_a_courier_whose_association_ends_names_the_instance_and_keeps_the_rest(
     assert courier.lost[0] is instances[0]
     assert isinstance(courier.lost[1], Aborted)
     assert list(queue) == instances[1:]
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted", "proposed"),
+    [
+        (IMPLICIT, [], [(IMPLICIT,), (EXPLICIT, IMPLICIT)]),
+        (IMPLICIT, [EXPLICIT], [(EXPLICIT,)]),
+        (IMPLICIT, [EXPLICIT, IMPLICIT], [(IMPLICIT,), (EXPLICIT, IMPLICIT)]),
+        (JPEG, [JPEG, EXPLICIT], [(JPEG,), (JPEG, EXPLICIT)]),
+        (JPEG, [EXPLICIT], [(EXPLICIT,)]),
+        # Nothing is ever compressed: what cannot be had as the peer wants it is offered as it is.
+        (IMPLICIT, [JPEG], [(IMPLICIT,), (EXPLICIT, IMPLICIT)]),
+    ],
+)
+def test_a_peer_is_sent_the_transfer_syntaxes_that_it_is_kept_to(
+    tmp_path: Path, stored: str, wanted: list[str], proposed: list[tuple[str, ...]]
+) -> None:
+    (proposals, _) = next(batches([Instance("1.2.0", tmp_path, TransferSyntaxUID=stored)], wanted))
+    assert [tuple(proposal.transfer_syntaxes) for proposal in proposals] == proposed

@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 from pacs_core.index.operational import FlowRuns, Peers, Recalls, StudyAccesses
 from pacs_core.index.postgres import Database
-from pacs_core.model import UID, AETitle, Peer
+from pacs_core.model import UID, AETitle, Peer, Permission
 
 STARTED = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -90,3 +90,10 @@ def test_the_last_access_of_a_study_is_what_remains(database: Database) -> None:
         after = dict(session.run('SELECT "StudyInstanceUID", accessed_at FROM pacs.study_access'))
     assert before.keys() == {"1.1", "1.2"}
     assert (after["1.1"], after["1.2"] > before["1.2"]) == (before["1.1"], True)
+
+
+def test_what_is_known_of_a_peer_is_kept(database: Database) -> None:
+    peer = Peer(AETitle("CT1"), "ct", 104, True, (Permission.STORE, Permission.WORKLIST), (UID("1.2.840.10008.1.2.1"),))
+    Peers(database).put(peer)
+    assert Peers(database).get("CT1") == peer
+    assert (peer.may(Permission.STORE), peer.may(Permission.QUERY)) == (True, False)
