@@ -27,8 +27,8 @@
         └── TranscodingError        the data set cannot be given in the transfer syntax that the other side wants
 
 Each class says which DIMSE status (PS3.7 annex C, PS3.4 B.2.3, C.4) and HTTP status (RFC 9110) it answers with and
-whether a retry can help. The composite services (DIMSE-C) and the normalized ones (DIMSE-N) have statuses of their own. A third-party exception is translated once, by the package that owns the third party,
-with `raise ... from exc`.
+whether a retry can help; what the normalized services (DIMSE-N) answer with is a status of its own. A third-party exception is
+translated once, by the package that owns the third party, with `raise ... from exc`.
 """
 
 from typing import ClassVar

@@ -371,8 +371,10 @@ class Query:
         level: the level whose entities are wanted.
         keys: keyword to matching value; "" is universal matching (return key). Sequences hold one item's keys.
         combined_datetime: date and time of a pair are matched as one instant (negotiated, PS3.4 C.5.1.1).
+        fuzzy_names: person names are matched for what they probably mean (negotiated, C.2.2.2.1.1).
     """
 
     level: Level
     keys: Header = field(default_factory=dict)
     combined_datetime: bool = False
+    fuzzy_names: bool = False

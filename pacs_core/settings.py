@@ -209,6 +209,9 @@ class Settings(BaseSettings):
     )
     tls_certificate_file: str = Field("", description="Our certificate, PEM, for peers that ask for one when they are called over TLS.")
     tls_key_file: str = Field("", description="Its key, PEM. Empty: it is in the same file.")
+    fuzzy_names: bool = Field(
+        False, description="Whether requestors may negotiate fuzzy matching of person names: words in any order, with a mistake or two."
+    )
     accept_private_sop_classes: bool = Field(False, description="Also store instances of SOP classes that PS3.4 does not define.")
 
     duplicates: Duplicates = Field(

@@ -478,7 +478,7 @@ def _listener(
     services = (
         Verification(),
         Storage(ingest(settings, to), timings, private=settings.accept_private_sop_classes),
-        QueryService(queries, ae_title=settings.ae_title),
+        QueryService(queries, ae_title=settings.ae_title, fuzzy_names=settings.fuzzy_names),
         Retrieve(queries, reading, known, pool, timings),
     )
     limits = Limits(

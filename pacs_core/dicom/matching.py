@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 
+from pacs_core.dicom.fuzzy import finds, words_of
 from pacs_core.dicom.patterns import fold_name_group, is_universal, matches_pattern
 from pacs_core.dicom.scan import MAX_INDEXED_DEPTH
 from pacs_core.dicom.values import DateTimeSpan, parse_date, parse_datetime, parse_decimal, parse_integer, parse_time
@@ -75,6 +76,17 @@ class NameCriterion:
     def satisfied_by(self, header: Header) -> bool:
         names = [[fold_name_group(group) for group in value.split("=")] for value in _values(header, self.keyword)]
         return any(_name_matches(patterns, groups) for groups in names for patterns in self.alternatives)
+
+
+@dataclass(frozen=True, slots=True)
+class FuzzyNameCriterion:
+    """Fuzzy semantic matching of PN (C.2.2.2.1.1): each alternative is the words that a name must have (dicom.fuzzy)."""
+
+    keyword: str
+    alternatives: tuple[tuple[str, ...], ...]
+
+    def satisfied_by(self, header: Header) -> bool:
+        return any(finds(words, name) for name in _values(header, self.keyword) for words in self.alternatives)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,26 +185,27 @@ class SequenceCriterion:
         return isinstance(items, list) and any(all(criterion.satisfied_by(item) for criterion in self.criteria) for item in items)
 
 
-def matches(keys: Header, candidate: Header, *, combined_datetime: bool = False) -> bool:
+def matches(keys: Header, candidate: Header, *, combined_datetime: bool = False, fuzzy_names: bool = False) -> bool:
     """Whether an entity is selected by an identifier (see `parse_criteria`)."""
-    return all(criterion.satisfied_by(candidate) for criterion in parse_criteria(keys, combined_datetime=combined_datetime))
+    criteria = parse_criteria(keys, combined_datetime=combined_datetime, fuzzy_names=fuzzy_names)
+    return all(criterion.satisfied_by(candidate) for criterion in criteria)
 
 
-def parse_criteria(keys: Header, *, combined_datetime: bool = False) -> tuple[Criterion, ...]:
+def parse_criteria(keys: Header, *, combined_datetime: bool = False, fuzzy_names: bool = False) -> tuple[Criterion, ...]:
     """What the keys of an identifier demand. Keys that match everything demand nothing, nor do unknown keywords.
 
     Several values are alternatives, for every VR. InvalidIdentifier for a value that cannot be read, too many
     alternatives, and sequences nested deeper than headers hold them.
     """
-    return _parse_keys(keys, combined_datetime=combined_datetime, depth=0)
+    return _parse_keys(keys, combined_datetime=combined_datetime, fuzzy_names=fuzzy_names, depth=0)
 
 
-def _parse_keys(keys: Header, *, combined_datetime: bool, depth: int) -> tuple[Criterion, ...]:
+def _parse_keys(keys: Header, *, combined_datetime: bool, fuzzy_names: bool, depth: int) -> tuple[Criterion, ...]:
     demanding = {keyword: value for keyword, value in keys.items() if keyword not in _NOT_KEYS and not _is_universal(value, keyword)}
     pairs = _date_time_pairs(demanding) if combined_datetime else {}
     paired = pairs.keys() | set(pairs.values())
     criteria = [_parse_instant(demanding, date_keyword, time_keyword) for date_keyword, time_keyword in pairs.items()]
-    singles = (_parse_criterion(keyword, value, depth) for keyword, value in demanding.items() if keyword not in paired)
+    singles = (_parse_criterion(keyword, value, depth, fuzzy_names) for keyword, value in demanding.items() if keyword not in paired)
     return (*criteria, *(criterion for criterion in singles if criterion is not None))
 
 
@@ -204,10 +217,10 @@ def _is_universal(value: HeaderValue, keyword: str) -> bool:
     return not values or any(is_universal(part) for part in values)
 
 
-def _parse_criterion(keyword: str, value: HeaderValue, depth: int) -> Criterion | None:
+def _parse_criterion(keyword: str, value: HeaderValue, depth: int, fuzzy_names: bool) -> Criterion | None:
     vr = value_representation(keyword)
     if isinstance(value, list) or vr == "SQ":
-        return _parse_sequence(keyword, value, vr, depth)
+        return _parse_sequence(keyword, value, vr, depth, fuzzy_names)
     values = split_values(value, keyword)
     if vr == "UI":
         return UIDCriterion(keyword, tuple(values))
@@ -216,7 +229,7 @@ def _parse_criterion(keyword: str, value: HeaderValue, depth: int) -> Criterion 
     if vr in _TEXT_VRS:
         return TextCriterion(keyword, tuple(values))
     if vr == "PN":
-        return _parse_names(keyword, values)
+        return FuzzyNameCriterion(keyword, tuple(map(words_of, values))) if fuzzy_names else _parse_names(keyword, values)
     if vr in INTEGER_VRS or vr in DECIMAL_VRS:
         return NumberCriterion(keyword, tuple(_number(number, keyword) for number in values))
     if vr == "DA":
@@ -228,14 +241,15 @@ def _parse_criterion(keyword: str, value: HeaderValue, depth: int) -> Criterion 
     return None
 
 
-def _parse_sequence(keyword: str, value: HeaderValue, vr: str, depth: int) -> SequenceCriterion | None:
+def _parse_sequence(keyword: str, value: HeaderValue, vr: str, depth: int, fuzzy_names: bool) -> SequenceCriterion | None:
     if vr == "":
         return None
     if not isinstance(value, list) or vr != "SQ":
         raise InvalidIdentifier(f"{keyword} has VR {vr}, which its value in the identifier does not fit")
     if depth >= MAX_INDEXED_DEPTH:
         raise InvalidIdentifier(f"{keyword} is nested in more than {MAX_INDEXED_DEPTH - 1} sequences")
-    items = [criteria for item in value if (criteria := _parse_keys(item, combined_datetime=False, depth=depth + 1))]
+    parsed = (_parse_keys(item, combined_datetime=False, fuzzy_names=fuzzy_names, depth=depth + 1) for item in value)
+    items = [criteria for criteria in parsed if criteria]
     if len(items) > 1:
         raise InvalidIdentifier(f"{keyword} may have one item in an identifier (PS3.4 C.2.2.2.6)")
     return SequenceCriterion(keyword, items[0]) if items else None

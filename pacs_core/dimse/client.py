@@ -201,8 +201,9 @@ def normalized(
     assoc.send(context, command, None if attributes is None else identifiers.encode(attributes, context.transfer_syntax))
     answer_context, answer = assoc.receive_response(message_id)
     _status(answer)
-    data = assoc.identifier(answer_context) if answer.has_data_set else b""
-    return answer, identifiers.decode(data, answer_context.transfer_syntax)
+    if not answer.has_data_set:
+        return answer, Dataset()
+    return answer, identifiers.decode(assoc.identifier(answer_context), answer_context.transfer_syntax)
 
 
 def is_pending(status: int) -> bool:

@@ -70,7 +70,7 @@ def encode(ds: Dataset, transfer_syntax: str) -> bytes:
     return bytes(fp.getvalue())
 
 
-def query_of(identifier: Dataset, levels: tuple[Level, ...], *, combined_datetime: bool = False) -> Query:
+def query_of(identifier: Dataset, levels: tuple[Level, ...], *, combined_datetime: bool = False, fuzzy_names: bool = False) -> Query:
     """The query that an identifier states.
 
     Args:
@@ -80,7 +80,7 @@ def query_of(identifier: Dataset, levels: tuple[Level, ...], *, combined_datetim
     if text not in {str(level) for level in levels}:
         raise InvalidIdentifier(f"Query/Retrieve Level {text!r}; allowed are {', '.join(levels)}")
     keys = {keyword: value for keyword, value in header_of(identifier).items() if keyword not in _CONTROL}
-    return Query(Level(text), keys, combined_datetime)
+    return Query(Level(text), keys, combined_datetime, fuzzy_names)
 
 
 def header_of(ds: Dataset) -> Header:

@@ -142,7 +142,7 @@ def accept(request: bytes, policy: Acceptance) -> tuple[bytes, Agreement]:
     if policy.called_ae and pdu.called_ae_title.strip() != policy.called_ae:
         raise NotAccepted(Rejection.CALLED_AE_NOT_RECOGNISED, f"called AE title {pdu.called_ae_title.strip()!r} is not ours")
     served = _served(pdu, related_general_classes(request), policy)
-    results = [_answer(item, policy.supports(served[str(item.abstract_syntax)])) for item in pdu.presentation_context]
+    results = [_answer(item, served[str(item.abstract_syntax)].transfer_syntaxes) for item in pdu.presentation_context]
     granted = _grant_roles(_proposed_roles(pdu), results, policy)
     extended = _answer_extended(pdu, policy)
     answer = _primitive(pdu.calling_ae_title, pdu.called_ae_title)
@@ -152,7 +152,7 @@ def accept(request: bytes, policy: Acceptance) -> tuple[bytes, Agreement]:
     user = user_identity(request)
     if user and user.answer_wanted:
         answer.user_information.append(_identity_accepted())
-    contexts = _contexts(results, granted, served, acceptor=True)
+    contexts = _contexts(results, granted, {uid: each.sop_class for uid, each in served.items()}, acceptor=True)
     return with_reserved_fields_of(A_ASSOCIATE_AC(answer).encode(), request), _agreement(pdu, contexts, extended, user)
 
 
@@ -239,10 +239,21 @@ def _proposed_extensions(pdu: A_ASSOCIATE_RQ | A_ASSOCIATE_AC) -> dict[str, byte
     return {str(item.uid): bytes(item.app_info or b"") for item in _user_information(pdu).ext_neg}
 
 
-def _served(pdu: A_ASSOCIATE_RQ, related: Mapping[str, tuple[str, ...]], policy: Acceptance) -> Mapping[str, str]:
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """As which SOP class an abstract syntax is served, and in what it may be sent: in nothing if it is not."""
+
+    sop_class: str
+    transfer_syntaxes: frozenset[str]
+
+
+def _served(pdu: A_ASSOCIATE_RQ, related: Mapping[str, tuple[str, ...]], policy: Acceptance) -> Mapping[str, _Served]:
     """What each proposed abstract syntax is served as: itself, or the first general SOP class of it that we support."""
-    proposed = {str(item.abstract_syntax) for item in pdu.presentation_context}
-    return {uid: next((each for each in (uid, *related.get(uid, ())) if policy.supports(each)), uid) for uid in proposed}
+    served = {}
+    for uid in {str(item.abstract_syntax) for item in pdu.presentation_context}:
+        candidates = (_Served(each, policy.supports(each)) for each in (uid, *related.get(uid, ())))
+        served[uid] = next((each for each in candidates if each.transfer_syntaxes), _Served(uid, frozenset()))
+    return served
 
 
 def _answer(item: PresentationContextItemRQ, supported: frozenset[str]) -> PresentationContext:

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import singledispatch
 
+from pacs_core.dicom.fuzzy import SEPARATORS, mistakes_allowed
 from pacs_core.dicom.matching import (
     Criterion,
     DateCriterion,
     DateTimeCriterion,
+    FuzzyNameCriterion,
     InstantCriterion,
     NameCriterion,
     NumberCriterion,
@@ -76,6 +78,27 @@ def _(criterion: NameCriterion, column_of: ColumnOf) -> Condition:
     column = f"lower(strip_accents({column_of(criterion.keyword)}))"
     longest = (max(groups, key=len) for groups in criterion.alternatives)
     return _any_of([_like(column, "*" + pattern.replace("^", "*") + "*") for pattern in longest], exact=False)
+
+
+@condition.register
+def _(criterion: FuzzyNameCriterion, column_of: ColumnOf) -> Condition:
+    """Each word of an alternative is like a word of the name."""
+    separators = SEPARATORS.replace("'", "''")
+    column = f"string_split_regex(lower(strip_accents({column_of(criterion.keyword)})), '{separators}')"
+    alternatives = [all_of([_word_like(column, word) for word in words]) for words in criterion.alternatives]
+    return _any_of(alternatives, exact=False)
+
+
+def _word_like(words: str, word: str) -> Condition:
+    like = _like("w", word + "*")
+    allowed = mistakes_allowed(word)
+    if not allowed:
+        return Condition(f"len(list_filter({words}, lambda w: {like.sql})) > 0", like.parameters)
+    # DuckDB counts bytes: a letter of several may cost as many.
+    most = f"{allowed + len(word.encode()) - len(word)} + strlen(w) - length(w)"
+    return Condition(
+        f"len(list_filter({words}, lambda w: {like.sql} OR damerau_levenshtein(w, ?) <= {most})) > 0", (*like.parameters, word)
+    )
 
 
 @condition.register

@@ -79,7 +79,7 @@ def compile_find(query: Query) -> FindStatement:
     """A query as one statement. InvalidIdentifier for a key whose value cannot be matched."""
     levels = levels_down_to(query.level)
     computed = tuple(keyword for level in levels for keyword in COMPUTED[level] if keyword in query.keys)
-    criteria = parse_criteria(_matching_keys(query, levels), combined_datetime=query.combined_datetime)
+    criteria = parse_criteria(_matching_keys(query, levels), combined_datetime=query.combined_datetime, fuzzy_names=query.fuzzy_names)
     conditions = [(criterion, _condition(criterion, levels)) for criterion in criteria]
     where = all_of([compiled for _, compiled in conditions])
     headers = [f"{_ALIASES[level]}.header" for level in levels]

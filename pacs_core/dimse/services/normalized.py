@@ -49,7 +49,7 @@ class Reply:
 
     Attributes:
         status: success or a warning.
-        attributes: the data set of the response, if it has one.
+        attributes: the data set of the response; where it is empty, the response has none.
         sop_instance: of an N-CREATE, the UID that was assigned where the request had none.
         then: called once the response is sent, on the association's thread.
     """
@@ -75,7 +75,7 @@ def serve(assoc: Association, context: Context, command: Command, operations: Ma
         return
     try:
         reply = perform(_request(assoc, context, command))
-        data = None if reply.attributes is None else identifiers.encode(reply.attributes, context.transfer_syntax)
+        data = identifiers.encode(reply.attributes, context.transfer_syntax) if reply.attributes else None
     except AssociationEnded:
         raise
     except PacsError as exc:
@@ -92,13 +92,13 @@ def serve(assoc: Association, context: Context, command: Command, operations: Ma
 
 
 def _request(assoc: Association, context: Context, command: Command) -> Request:
-    data = assoc.identifier(context) if command.has_data_set else b""
+    attributes = identifiers.decode(assoc.identifier(context), context.transfer_syntax) if command.has_data_set else Dataset()
     return Request(
         calling_ae=assoc.agreement.calling_ae,
         association=assoc.id,
         sop_class=command.AffectedSOPClassUID or command.RequestedSOPClassUID or "",
         sop_instance=_instance(command),
-        attributes=identifiers.decode(data, context.transfer_syntax),
+        attributes=attributes,
         wanted=tuple(command.AttributeIdentifierList or ()),
         type_id=command.ActionTypeID or command.EventTypeID or 0,
     )

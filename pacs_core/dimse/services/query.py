@@ -27,7 +27,7 @@ from pacs_core.model import Permission, Query
 log = structlog.get_logger(__name__)
 
 # Positions in the extended negotiation information of a query SOP class (PS3.4 C.5.1.1).
-_RELATIONAL, _COMBINED_DATETIME = 0, 1
+_RELATIONAL, _COMBINED_DATETIME, _FUZZY_NAMES = 0, 1, 2
 
 
 class QueryService(Service):
@@ -36,12 +36,14 @@ class QueryService(Service):
     Args:
         queries: answers queries from the index.
         ae_title: ours, which the answers name as Retrieve AE Title.
+        fuzzy_names: whether requestors may negotiate fuzzy matching of names.
     """
 
     permission = Permission.QUERY
 
-    def __init__(self, queries: Queries, *, ae_title: str) -> None:
+    def __init__(self, queries: Queries, *, ae_title: str, fuzzy_names: bool = False) -> None:
         self._queries = queries
+        self._fuzzy_names = fuzzy_names
         self._extra = {"RetrieveAETitle": ae_title, "InstanceAvailability": "ONLINE"}
 
     def supports(self, abstract_syntax: str) -> frozenset[str]:
@@ -51,7 +53,7 @@ class QueryService(Service):
 
     def extended(self, abstract_syntax: str, proposed: bytes) -> bytes | None:
         """The options of PS3.4 C.5.1.1."""
-        return options_of(abstract_syntax, proposed)
+        return options_of(abstract_syntax, proposed, fuzzy_names=self._fuzzy_names)
 
     def serve(self, assoc: Association, context: Context, command: Command) -> None:
         """One pending response for each match, then the final one."""
@@ -89,18 +91,18 @@ class QueryService(Service):
 
 def query_of(assoc: Association, context: Context, identifier: Dataset) -> Query:
     """The query that an identifier states, with what was negotiated for its SOP class."""
-    information = assoc.agreement.extended.get(context.abstract_syntax, b"")
-    combined = len(information) > _COMBINED_DATETIME and information[_COMBINED_DATETIME] == 1
-    return identifiers.query_of(identifier, MODELS[context.served_as].levels, combined_datetime=combined)
+    agreed = [position for position, value in enumerate(assoc.agreement.extended.get(context.abstract_syntax, b"")) if value == 1]
+    levels = MODELS[context.served_as].levels
+    return identifiers.query_of(identifier, levels, combined_datetime=_COMBINED_DATETIME in agreed, fuzzy_names=_FUZZY_NAMES in agreed)
 
 
-def options_of(sop_class: str, proposed: bytes) -> bytes | None:
-    """Our answer to the extended negotiation of a query or retrieve SOP class (PS3.4 C.5.1.1): the first two options.
+def options_of(sop_class: str, proposed: bytes, *, fuzzy_names: bool = False) -> bytes | None:
+    """Our answer to the extended negotiation of a query or retrieve SOP class (PS3.4 C.5.1.1).
 
-    Relational queries and combined date-time matching are supported; fuzzy names, time zone adjustment and the
-    enhanced multi-frame conversion are not.
+    Relational queries and combined date-time matching are supported, and fuzzy names where that is set; time zone adjustment and
+    the enhanced multi-frame conversion are not.
     """
     if sop_class not in MODELS:
         return None
-    supported = (_RELATIONAL, _COMBINED_DATETIME)
+    supported = (_RELATIONAL, _COMBINED_DATETIME, *([_FUZZY_NAMES] if fuzzy_names else []))
     return bytes(value & 1 if position in supported else 0 for position, value in enumerate(proposed))

@@ -18,6 +18,7 @@ from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.connection import Aborted, Connection
 from pacs_core.dimse.listener import Limits, Listener
 from pacs_core.dimse.negotiation import Context, Proposal
+from pacs_core.dimse.services import Service
 from pacs_core.dimse.services.verification import VERIFICATION, Verification
 from pacs_core.errors import PeerUnavailable
 from pacs_core.model import AETitle, Peer
@@ -229,7 +230,7 @@ def test_an_association_that_breaks_is_told_as_a_warning_with_its_reason(echo_li
     assert (closed["log_level"], "aborted" in closed["reason"]) == ("warning", True)
 
 
-class Slow:
+class Slow(Service):
     """A service whose answers wait for the test."""
 
     def __init__(self) -> None:

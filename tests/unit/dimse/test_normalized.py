@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 from pydicom import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.association import Association as TheirAssociation
@@ -17,13 +18,14 @@ from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.listener import Limits, Listener
 from pacs_core.dimse.negotiation import Context, Proposal
 from pacs_core.dimse.services import Service, normalized
-from pacs_core.dimse.services.normalized import Reply, Request
+from pacs_core.dimse.services.normalized import Perform, Reply, Request
 from pacs_core.errors import DuplicateInstance, FinishedStep, IndexUnavailable, InvalidAttributeValue, MissingAttribute, NotFound, PacsError
 from pacs_core.model import AETitle, AssociationRecord, Peer, Permission
 from tests.unit.dimse.conftest import running
 from tests.unit.dimse.test_callers import Directory
 
 MPPS = "1.2.840.10008.3.1.2.3.3"
+FILM_BOX, PRINTER = "1.2.840.10008.5.1.1.2", "1.2.840.10008.5.1.1.16"  # between them they have every operation but events
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 INSTANCE = "1.2.3"
 
@@ -42,8 +44,9 @@ class Parrot(Service):
         return frozenset({EXPLICIT}) if abstract_syntax == MPPS else frozenset()
 
     def serve(self, assoc: Association, context: Context, command: Command) -> None:
-        operations = {CommandField.N_CREATE: self.create, CommandField.N_GET: self.answer, CommandField.N_SET: self.answer}
-        normalized.serve(assoc, context, command, {**operations, CommandField.N_ACTION: self.answer, CommandField.N_DELETE: self.answer})
+        answered = (CommandField.N_GET, CommandField.N_SET, CommandField.N_ACTION, CommandField.N_DELETE)
+        operations: dict[int, Perform] = dict.fromkeys(answered, self.answer)
+        normalized.serve(assoc, context, command, operations | {CommandField.N_CREATE: self.create})
 
     def create(self, request: Request) -> Reply:
         self.requests.append(request)
@@ -80,11 +83,13 @@ def attributes() -> Dataset:
 
 
 def test_a_create_is_performed_and_an_instance_assigned_where_none_was_named(parrot: Parrot) -> None:
-    with associated(parrot) as assoc:
-        status, _ = assoc.send_n_create(attributes(), UID(MPPS), UID(INSTANCE))
-        assert (status.Status, status.AffectedSOPInstanceUID) == (0x0000, INSTANCE)
-        status, _ = assoc.send_n_create(attributes(), UID(MPPS), None)
-        assert (status.Status, status.AffectedSOPInstanceUID) == (0x0000, "1.2.99")
+    with running(Listener(("127.0.0.1", 0), ae_title="PACS", services=[parrot], limits=Limits())) as port:
+        assoc = Caller("CT1").associate(Peer(AETitle("PACS"), "127.0.0.1", port), [Proposal(MPPS, (EXPLICIT,))])
+        answer, _ = client.normalized(assoc, MPPS, CommandField.N_CREATE, INSTANCE, attributes())
+        assert (answer.Status, answer.AffectedSOPInstanceUID) == (0x0000, INSTANCE)
+        answer, _ = client.normalized(assoc, MPPS, CommandField.N_CREATE, attributes=attributes())
+        assert (answer.Status, answer.AffectedSOPInstanceUID) == (0x0000, "1.2.99")
+        assoc.release()
     first = parrot.requests[0]
     assert (first.calling_ae, first.sop_class, first.sop_instance, first.attributes) == ("CT1", MPPS, INSTANCE, attributes())
 
@@ -92,10 +97,10 @@ def test_a_create_is_performed_and_an_instance_assigned_where_none_was_named(par
 def test_the_data_set_of_the_reply_comes_with_its_status_and_what_is_to_follow_follows(parrot: Parrot) -> None:
     with associated(parrot) as assoc:
         status, answer = assoc.send_n_set(attributes(), UID(MPPS), UID(INSTANCE))
-        assert (status.Status, status.AffectedSOPInstanceUID, answer) == (0x0107, INSTANCE, attributes())
+        assert (status.Status, answer) == (0x0107, attributes())
         status, _ = assoc.send_n_action(attributes(), 3, UID(MPPS), UID(INSTANCE))
         assert status.Status == 0x0107
-        assoc.send_n_get([0x00080050, 0x00100020], UID(MPPS), UID(INSTANCE))
+        assoc.send_n_get([Tag(0x00080050), Tag(0x00100020)], UID(MPPS), UID(INSTANCE))
         assert assoc.send_n_delete(UID(MPPS), UID(INSTANCE)).Status == 0x0107
     assert parrot.then == [INSTANCE] * 4
     assert [request.type_id for request in parrot.requests] == [0, 3, 0, 0]
@@ -173,13 +178,15 @@ def test_our_client_is_understood_by_pynetdicom(operation: CommandField) -> None
 
     kinds = [evt.EVT_N_CREATE, evt.EVT_N_SET, evt.EVT_N_ACTION, evt.EVT_N_GET, evt.EVT_N_DELETE]
     ae = AE("THEIRS")
-    ae.add_supported_context(MPPS, IMPLICIT)
+    sop_class = PRINTER if operation is CommandField.N_GET else FILM_BOX
+    ae.add_supported_context(sop_class, IMPLICIT)
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(kind, handle) for kind in kinds])
     assert server is not None
+    assert server.socket is not None
     peer = Peer(AETitle("THEIRS"), "127.0.0.1", server.socket.getsockname()[1])
-    assoc = Caller("SCU").associate(peer, [Proposal(MPPS, (IMPLICIT,))])
+    assoc = Caller("SCU").associate(peer, [Proposal(sop_class, (IMPLICIT,))])
     has_data = operation not in (CommandField.N_GET, CommandField.N_DELETE)
-    answer, ds = client.normalized(assoc, MPPS, operation, INSTANCE, attributes() if has_data else None, type_id=1)
+    answer, ds = client.normalized(assoc, sop_class, operation, INSTANCE, attributes() if has_data else None, type_id=1)
     assoc.release()
     server.shutdown()
     assert answer.Status == 0x0000

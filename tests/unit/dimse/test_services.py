@@ -25,6 +25,7 @@ from pacs_core.dimse.connection import ProtocolViolation
 from pacs_core.dimse.listener import Limits, Listener
 from pacs_core.dimse.negotiation import Context, Proposal
 from pacs_core.dimse.pool import AssociationPool
+from pacs_core.dimse.services import Service
 from pacs_core.dimse.services.query import QueryService
 from pacs_core.dimse.services.retrieve import Retrieve, SubOperations
 from pacs_core.dimse.services.verification import VERIFICATION, Verification
@@ -108,7 +109,7 @@ def associated(peer: Peer) -> Iterator[Association]:
         assoc.release()
 
 
-class Store:
+class Store(Service):
     """A C-STORE SCP that answers with the given statuses, and drops the connection where one is None."""
 
     def __init__(self, *statuses: int | None) -> None:

@@ -43,7 +43,7 @@ def test_storescp_is_called_over_tls_and_shown_our_certificate(certificate: tupl
 
 
 def test_a_peer_whose_certificate_nobody_vouches_for_is_not_talked_to(certificate: tuple[Path, Path]) -> None:
-    with _silent_tls_server(certificate) as port, pytest.raises(PeerUnavailable, match="cannot be called over TLS: .*certificate"):
+    with _silent_tls_server(certificate) as port, pytest.raises(PeerUnavailable, match=r"cannot be called over TLS: .*certificate"):
         Caller("SCU").associate(Peer(AETitle("PEER"), "127.0.0.1", port, tls=True), PROPOSALS)
 
 

@@ -30,8 +30,8 @@ def test_each_association_is_one_row(database: Database) -> None:
     Associations(database).record([record(1), record(2)])
     with database.transaction() as session:
         rows = session.run(
-            'SELECT association, calling_ae, "user", extract(epoch FROM closed_at - opened_at)::int, bytes, operations FROM pacs.association'
-            " ORDER BY number"
+            'SELECT association, calling_ae, "user", extract(epoch FROM closed_at - opened_at)::int, bytes, operations'
+            " FROM pacs.association ORDER BY number"
         )
     assert [list(row) for row in rows] == [
         ["7-1", "CT1", "Jürgen 'x'", 1, 1, {"C-STORE 0000": 1}],

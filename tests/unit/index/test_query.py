@@ -122,6 +122,7 @@ queries = st.builds(
         lambda chosen: st.fixed_dictionaries({key: st.sampled_from(KEYS[key]) for key in chosen})
     ),
     combined_datetime=st.booleans(),
+    fuzzy_names=st.booleans(),
 )
 
 
@@ -154,7 +155,7 @@ def expected(query: Query, headers: list[Header]) -> list[str]:
     found = []
     for header in headers:
         candidate = header | {"ModalitiesInStudy": header.get("Modality", ""), "SOPClassesInStudy": CT_IMAGE}
-        if matches(keys, candidate, combined_datetime=query.combined_datetime):
+        if matches(keys, candidate, combined_datetime=query.combined_datetime, fuzzy_names=query.fuzzy_names):
             found.append(str(header["IssuerOfPatientID"]))
     return sorted(found)
 
