@@ -204,6 +204,9 @@ class Settings(BaseSettings):
     known_callers_only: bool = Field(
         False, description="Whether associations of calling AE titles that are no peer's (`pacs peer add`) are rejected."
     )
+    worklist_in_progress: bool = Field(
+        False, description="Whether modalities are still told of worklist items whose step has begun; of finished ones they never are."
+    )
     tls_ca_file: str = Field(
         "", description="PEM certificates of the authorities that peers entered with `--tls` are signed by. Empty: the system's."
     )

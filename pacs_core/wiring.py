@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -23,10 +24,12 @@ from pacs_core.dimse.callers import Callers
 from pacs_core.dimse.client import TLS, Caller
 from pacs_core.dimse.listener import Limits, Listener
 from pacs_core.dimse.pool import AssociationPool
+from pacs_core.dimse.services import Service
 from pacs_core.dimse.services.query import QueryService
 from pacs_core.dimse.services.retrieve import Retrieve
 from pacs_core.dimse.services.storage import Storage
 from pacs_core.dimse.services.verification import Verification
+from pacs_core.dimse.services.worklist import WorklistService
 from pacs_core.errors import ConfigurationError, PacsError, UnavailableError
 from pacs_core.index.associations import Associations
 from pacs_core.index.backup import IndexBackup
@@ -42,6 +45,7 @@ from pacs_core.index.reader import LakeIndexReader
 from pacs_core.index.recovery import IndexRecovery
 from pacs_core.index.removals import Holds, LakeRemovals
 from pacs_core.index.sql import SQLSession
+from pacs_core.index.worklist import ATTRIBUTES, Entry, Worklist, WorklistQuery
 from pacs_core.lifecycle.archiving import Archiver
 from pacs_core.lifecycle.backup import Backups
 from pacs_core.lifecycle.moving import Mover
@@ -49,7 +53,7 @@ from pacs_core.lifecycle.rebuilding import Rebuild, Workplace
 from pacs_core.lifecycle.repairing import Repairer
 from pacs_core.lifecycle.retention import Retention
 from pacs_core.lifecycle.rules import ArchivalRule, Fill, MigrationRule, RetentionRule, Selection, Watermarks
-from pacs_core.model import AssociationRecord
+from pacs_core.model import AssociationRecord, Header
 from pacs_core.ports import ObjectStore
 from pacs_core.settings import TIER_NAMES, Settings, StudySelection, TierSettings
 from pacs_core.storage.cache import ObjectCache
@@ -61,6 +65,7 @@ from pacs_core.storage.uncommitted import JournalReader
 from pacs_core.supervisor.postgres import catalog_url
 from pacs_core.telemetry.behind import Behind
 from pacs_core.telemetry.timing import Timings
+from pacs_core.workflow.worklist import StepState, item_of
 
 log = structlog.get_logger(__name__)
 
@@ -136,6 +141,17 @@ def _await_commit(settings: Settings, patience: float) -> None:
 def peers(settings: Settings) -> Peers:
     """The remote application entities."""
     return Peers(Database(catalog_url(settings)))
+
+
+def worklist(settings: Settings) -> Worklist:
+    """What is scheduled."""
+    return Worklist(Database(catalog_url(settings)))
+
+
+def worklist_entry(attributes: Header, source: str) -> Entry:
+    """A worklist item from what somebody gives, as it is kept. RequestError for what cannot be scheduled (workflow.worklist.item_of)."""
+    item = item_of(attributes)
+    return Entry({keyword: item.text(keyword) for keyword in ATTRIBUTES}, item.scheduled_at, item.header, source)
 
 
 def caller(settings: Settings, ae_title: str = "") -> Caller:
@@ -462,25 +478,46 @@ def listener(settings: Settings) -> Iterator[Listener]:
         retrieval(settings) as reading,
         closing(Database(catalog_url(settings))) as database,
         closing(Behind(Associations(database).record, name="associations")) as associations,
+        closing(Behind(Worklist(database).record, name="worklist-queries")) as asked,
     ):
-        yield _listener(settings, to, pool, reading, database, associations)
+        services = _Serving(settings, to, pool, reading, database, asked, Timings())
+        yield _listener(settings, services, associations)
 
 
-def _listener(
-    settings: Settings,
-    to: SegmentJournal,
-    pool: AssociationPool,
-    reading: Retrieval,
-    database: Database,
-    associations: Behind[AssociationRecord],
-) -> Listener:
-    queries, known, timings = Queries(index_reader(settings), to), Peers(database), Timings()
-    services = (
-        Verification(),
-        Storage(ingest(settings, to), timings, private=settings.accept_private_sop_classes),
-        QueryService(queries, ae_title=settings.ae_title, fuzzy_names=settings.fuzzy_names),
-        Retrieve(queries, reading, known, pool, timings),
-    )
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """What the services of a listener work with, opened and closed with it."""
+
+    settings: Settings
+    journal: SegmentJournal
+    pool: AssociationPool
+    reading: Retrieval
+    database: Database
+    asked: Behind[WorklistQuery]
+    timings: Timings
+
+    def all(self) -> Sequence[Service]:
+        """Every service that the archive offers."""
+        settings = self.settings
+        queries, known = Queries(index_reader(settings), self.journal), Peers(self.database)
+        return (
+            Verification(),
+            Storage(ingest(settings, self.journal), self.timings, private=settings.accept_private_sop_classes),
+            QueryService(queries, ae_title=settings.ae_title, fuzzy_names=settings.fuzzy_names),
+            Retrieve(queries, self.reading, known, self.pool, self.timings),
+            WorklistService(Worklist(self.database), states=_offered(settings), asked=self._note_query),
+        )
+
+    def _note_query(self, asked_at: datetime, calling_ae: str, status: int, matches: int, milliseconds: float) -> None:
+        self.asked.note(WorklistQuery(asked_at, calling_ae, f"{status:04X}", matches, milliseconds))
+
+
+def _offered(settings: Settings) -> Sequence[StepState]:
+    """The states of worklist items that modalities are told of."""
+    return (StepState.SCHEDULED, *([StepState.IN_PROGRESS] if settings.worklist_in_progress else []))
+
+
+def _listener(settings: Settings, serving: _Serving, associations: Behind[AssociationRecord]) -> Listener:
     limits = Limits(
         associations=settings.max_associations,
         per_address=settings.max_connections_per_address,
@@ -492,9 +529,9 @@ def _listener(
     return Listener(
         address,
         ae_title=settings.ae_title if settings.check_called_ae_title else "",
-        services=services,
+        services=serving.all(),
         limits=limits,
-        callers=Callers(known, known_only=settings.known_callers_only),
+        callers=Callers(Peers(serving.database), known_only=settings.known_callers_only),
         record=associations.note,
-        timings=timings,
+        timings=serving.timings,
     )

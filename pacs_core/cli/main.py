@@ -19,12 +19,14 @@ app = typer.Typer(
     help="A medical image archive whose operations are workflows.",
 )
 peers = typer.Typer(no_args_is_help=True, help="The remote application entities that the archive may call.")
+worklist = typer.Typer(no_args_is_help=True, help="What is scheduled: the modality worklist.")
 holds = typer.Typer(no_args_is_help=True, help="Studies that retention must not touch.")
 index = typer.Typer(
     no_args_is_help=True, help="The index as a whole: back it up, restore it, rebuild it from storage. Needs no flow engine."
 )
 flows = typer.Typer(no_args_is_help=True, help="The archive's operations: list, run, pause, resume, and what they did.")
 app.add_typer(peers, name="peer")
+app.add_typer(worklist, name="worklist")
 app.add_typer(holds, name="hold")
 app.add_typer(flows, name="flow")
 app.add_typer(index, name="index")
@@ -241,6 +243,80 @@ def peer_test(ae_title: str, home: Home = None) -> None:
     from pacs_core.cli import network
 
     network.echo(network.target(home, ae_title, ""))
+
+
+@worklist.command("add")
+def worklist_add(
+    patient_id: Annotated[str, typer.Option(help="PatientID.")],
+    name: Annotated[str, typer.Option(help="PatientName, as Family^Given.")],
+    station: Annotated[str, typer.Option(help="The AE title of the modality.")],
+    modality: Annotated[str, typer.Option(help="Such as CT.")],
+    start: Annotated[datetime, typer.Option(help="When the step is to begin.")],
+    birth_date: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y%m%d"], show_default=False)] = None,
+    sex: Annotated[str, typer.Option(help="M, F or O.")] = "",
+    accession: Annotated[str, typer.Option(help="AccessionNumber.")] = "",
+    procedure: Annotated[str, typer.Option(help="RequestedProcedureID. Default: the accession number, or one that is made.")] = "",
+    description: Annotated[str, typer.Option(help="Of the requested procedure and its step.")] = "",
+    study: Annotated[str, typer.Option(help="StudyInstanceUID. Default: one that is made.")] = "",
+    step: Annotated[str, typer.Option(help="ScheduledProcedureStepID. Default: the requested procedure's.")] = "",
+    referring: Annotated[str, typer.Option(help="ReferringPhysicianName.")] = "",
+    home: Home = None,
+) -> None:
+    """Schedule a procedure step; for what else there is to say, use `pacs worklist import`."""
+    from pacs_core.cli import worklist as commands
+
+    given = {
+        "PatientID": patient_id,
+        "PatientName": name,
+        "PatientBirthDate": birth_date.strftime("%Y%m%d") if birth_date else "",
+        "PatientSex": sex,
+        "AccessionNumber": accession,
+        "RequestedProcedureID": procedure,
+        "RequestedProcedureDescription": description,
+        "ReferringPhysicianName": referring,
+        "StudyInstanceUID": study,
+        "ScheduledProcedureStepID": step,
+        "ScheduledProcedureStepDescription": description,
+        "ScheduledStationAETitle": station,
+        "Modality": modality,
+        "ScheduledProcedureStepStartDate": start.strftime("%Y%m%d"),
+        "ScheduledProcedureStepStartTime": start.strftime("%H%M%S"),
+    }
+    commands.add(home, {keyword: value for keyword, value in given.items() if value})
+
+
+@worklist.command("import")
+def worklist_import(
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders: .json, .csv, or .wl as DCMTK's wlmscpfs keeps them.")],
+    home: Home = None,
+) -> None:
+    """Schedule what files say. What is there already is changed. Exit status 1 if anything could not be; the rest is."""
+    from pacs_core.cli import worklist as commands
+
+    commands.import_paths(home, paths)
+
+
+@worklist.command("list")
+def worklist_list(
+    everything: Annotated[bool, typer.Option("--all", help="Also what is done or cancelled.")] = False,
+    format: FormatOption = Format.TABLE,  # noqa: A002  # the option's name
+    home: Home = None,
+) -> None:
+    """Show what is still to be done."""
+    from pacs_core.cli import worklist as commands
+
+    commands.list_(home, format, everything=everything)
+
+
+@worklist.command("remove")
+def worklist_remove(
+    item: Annotated[str, typer.Argument(help="An AccessionNumber or a StudyInstanceUID.")],
+    home: Home = None,
+) -> None:
+    """Take items off the worklist for good."""
+    from pacs_core.cli import worklist as commands
+
+    commands.remove(home, item)
 
 
 @holds.command("add")

@@ -14,12 +14,12 @@ from pacs_core.archive.stored import open_data_set
 from pacs_core.cli import output
 from pacs_core.cli.errors import Failed
 from pacs_core.dicom.file_meta import read_file_meta
+from pacs_core.dicom.headers import header_of
 from pacs_core.dimse import client, sending
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.client import Caller
 from pacs_core.dimse.command import Command
 from pacs_core.dimse.fetching import FolderReceiver, storage_proposals
-from pacs_core.dimse.identifiers import header_of
 from pacs_core.dimse.information_models import Operation, sop_class
 from pacs_core.dimse.negotiation import Proposal
 from pacs_core.dimse.pool import AssociationPool

@@ -4,14 +4,11 @@ The one place where text meets a character set on the way in and out: an answer 
 the question if that can hold it, else in UTF-8 (PS3.5 6.1.2, C.12.1.1.2).
 """
 
-import struct
 from collections.abc import Mapping
 from io import BytesIO
 
-from pydicom import Dataset, config
+from pydicom import Dataset
 from pydicom.charset import convert_encodings, python_encoding
-from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import DataElement
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
@@ -19,27 +16,14 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID as PydicomUID
 
 from pacs_core.dicom.attributes import LEVEL_OF, vr
+from pacs_core.dicom.headers import data_set_of, element, header_of
 from pacs_core.dicom.scan import scan
 from pacs_core.errors import InvalidIdentifier, PacsError
-from pacs_core.model import Header, HeaderValue, Level, Query
+from pacs_core.model import Header, Level, Query
 
 _UNICODE = "ISO_IR 192"
 # Attributes of an identifier that steer the query instead of matching anything.
 _CONTROL = {"QueryRetrieveLevel", "SpecificCharacterSet", "RetrieveAETitle", "InstanceAvailability", "StorageMediaFileSetID"}
-
-
-# VRs whose values are binary numbers, and how they are packed.
-_BINARY: Mapping[str, str] = {
-    "US": "H",
-    "SS": "h",
-    "UL": "I",
-    "SL": "i",
-    "UV": "Q",
-    "SV": "q",
-    "FL": "f",
-    "FD": "d",
-    "US or SS": "H",
-}
 
 
 class UnencodableDataSet(PacsError):
@@ -83,94 +67,21 @@ def query_of(identifier: Dataset, levels: tuple[Level, ...], *, combined_datetim
     return Query(Level(text), keys, combined_datetime, fuzzy_names)
 
 
-def header_of(ds: Dataset) -> Header:
-    """A data set in textual form. Private and unknown attributes are left out."""
-    return {element.keyword: _text_of(element) for element in ds if element.keyword and element.tag.element != 0}
-
-
-def _text_of(element: DataElement) -> HeaderValue:
-    if element.VR == "SQ":
-        return [header_of(item) for item in element.value]
-    value = element.value
-    if value is None:
-        return ""
-    values = value if isinstance(value, MultiValue | list | tuple) else [value]
-    return "\\".join(_strip(str(v), element.VR) for v in values)
-
-
-def _strip(text: str, value_representation: str) -> str:
-    # Leading spaces are significant in these (PS3.5 table 6.2-1).
-    return text.rstrip(" \0") if value_representation in ("ST", "LT", "UT", "UC") else text.strip(" \0")
-
-
-def answer(identifier: Dataset, level: Level, found: Header, extra: Mapping[str, str]) -> Dataset:
-    """The C-FIND response for one match: the attributes that were asked for, and the level's unique key.
+def answer(identifier: Dataset, found: Header, extra: Mapping[str, str]) -> Dataset:
+    """The C-FIND response for one match: the attributes that were asked for, in sequences too (PS3.4 C.2.2.2.6).
 
     Args:
         found: everything that is known of the match.
         extra: attributes that every answer carries.
     """
-    ds = Dataset()
-    for element in identifier:
-        keyword = element.keyword
-        if not keyword or keyword in _CONTROL or element.tag.element == 0:
-            continue
-        if element.VR == "SQ":
-            ds.add(DataElement(element.tag, "SQ", _items(element, found.get(keyword, []))))
-        else:
-            ds.add(_element(element.tag, element.VR, _value(found.get(keyword, ""))))
-    for keyword, value in {level.key: _value(found.get(level.key, "")), "QueryRetrieveLevel": str(level), **extra}.items():
-        ds.add(_element(keyword, vr(keyword), value))
+    asked = Dataset()
+    for each in identifier:
+        if each.keyword not in _CONTROL:
+            asked.add(each)
+    ds = data_set_of(found, asked) if asked else Dataset()
+    for keyword, value in extra.items():
+        ds.add(element(keyword, vr(keyword), value))
     _declare_character_set(ds, identifier)
-    return ds
-
-
-def _element(tag: int | str, value_representation: str, value: str | list[str]) -> DataElement:
-    """An element that holds what was stored, valid or not; empty where the VR has no way to hold it."""
-    try:
-        return DataElement(tag, value_representation, _typed(value_representation, value), validation_mode=config.IGNORE)
-    except (ValueError, OverflowError):
-        return DataElement(tag, value_representation, None)
-
-
-def _typed(value_representation: str, value: str | list[str]) -> object:
-    packed = _BINARY.get(value_representation)
-    if packed is None or not value:
-        return value or None
-    return [_number(packed, v) for v in value] if isinstance(value, list) else _number(packed, value)
-
-
-def _number(packed: str, text: str) -> int | float:
-    """A number that its VR can hold; ValueError or OverflowError otherwise."""
-    number = float(text) if packed in "fd" else int(text)
-    try:
-        struct.pack(packed, number)
-    except struct.error as exc:
-        raise ValueError(f"{number} does not fit") from exc
-    return number
-
-
-def _value(value: HeaderValue) -> str | list[str]:
-    text = value if isinstance(value, str) else ""
-    return text.split("\\") if "\\" in text else text
-
-
-def _items(asked: DataElement, found: HeaderValue) -> list[Dataset]:
-    """The items of a sequence, cut down to the attributes that the identifier's item asks for (PS3.4 C.2.2.2.6)."""
-    wanted = {e.keyword for item in asked.value for e in item if e.keyword}
-    return [_item(header, wanted) for header in found] if isinstance(found, list) else []
-
-
-def _item(header: Header, wanted: set[str]) -> Dataset:
-    ds = Dataset()
-    for keyword, value in header.items():
-        tag = tag_for_keyword(keyword)
-        if tag is None or (wanted and keyword not in wanted):
-            continue
-        if isinstance(value, list):
-            ds.add(DataElement(tag, "SQ", [_item(nested, set()) for nested in value]))
-        else:
-            ds.add(_element(tag, vr(keyword), _value(value)))
     return ds
 
 
@@ -186,12 +97,12 @@ def _declare_character_set(ds: Dataset, identifier: Dataset) -> None:
 
 def _texts(ds: Dataset) -> list[str]:
     texts: list[str] = []
-    for element in ds:
-        if element.VR == "SQ":
-            for item in element.value:
+    for each in ds:
+        if each.VR == "SQ":
+            for item in each.value:
                 texts += _texts(item)
-        elif element.value is not None:
-            values = element.value if isinstance(element.value, MultiValue | list) else [element.value]
+        elif each.value is not None:
+            values = each.value if isinstance(each.value, MultiValue | list) else [each.value]
             texts += [str(value) for value in values]
     return texts
 

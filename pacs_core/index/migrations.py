@@ -192,6 +192,43 @@ _STEPS = (
     )
     """,
     "CREATE INDEX association_closed ON pacs.association (closed_at)",
+    # One scheduled procedure step each. The columns are for SQL and to find items by; the header is what is answered.
+    """
+    CREATE TABLE pacs.worklist_item (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        "PatientID" text NOT NULL,
+        "PatientName" text NOT NULL,
+        "AccessionNumber" text NOT NULL,
+        "StudyInstanceUID" text NOT NULL,
+        "RequestedProcedureID" text NOT NULL,
+        "ScheduledProcedureStepID" text NOT NULL,
+        "ScheduledStationAETitle" text NOT NULL,
+        "Modality" text NOT NULL,
+        scheduled_at timestamp NOT NULL,
+        state text NOT NULL DEFAULT 'SCHEDULED'
+            CHECK (state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'DISCONTINUED', 'CANCELLED')),
+        header json NOT NULL,
+        source text NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        updated_at timestamptz NOT NULL DEFAULT now(),
+        UNIQUE ("StudyInstanceUID", "ScheduledProcedureStepID")
+    )
+    """,
+    "CREATE INDEX worklist_item_scheduled ON pacs.worklist_item (scheduled_at)",
+    'CREATE INDEX worklist_item_patient ON pacs.worklist_item ("PatientID")',
+    'CREATE INDEX worklist_item_accession ON pacs.worklist_item ("AccessionNumber")',
+    # Who asked for the worklist, written behind the answer.
+    """
+    CREATE TABLE pacs.worklist_query (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        asked_at timestamptz NOT NULL,
+        calling_ae text NOT NULL,
+        status text NOT NULL,
+        matches integer NOT NULL,
+        milliseconds double precision NOT NULL
+    )
+    """,
+    "CREATE INDEX worklist_query_asked ON pacs.worklist_query (asked_at)",
 )
 
 

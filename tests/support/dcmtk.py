@@ -13,7 +13,7 @@ from tests.support.processes import assert_succeeded, daemon, run
 
 _STATUS = re.compile(r"DIMSE Status\s*: 0x([0-9a-fA-F]{4})")
 _COUNTERS = re.compile(r"(Remaining|Completed|Failed|Warning) Suboperations\s*: (\d+)")
-MODELS = {"patient": "-P", "study": "-S"}
+MODELS = {"patient": "-P", "study": "-S", "worklist": "-W"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def storescu(scp: Scp, files: Sequence[Path], *options: str, calling: str = "TES
 
 
 def findscu(scp: Scp, directory: Path, model: str, level: str, keys: Mapping[str, str], *options: str) -> list[Dataset]:
-    """C-FIND; the responses in order. `keys` are DCMTK paths (keywords, or `Sequence[0].Keyword`) to values."""
+    """C-FIND; the responses in order. `keys` are DCMTK paths (keywords, or `Sequence[0].Keyword`) to values. A worklist has no level."""
     directory.mkdir(parents=True, exist_ok=True)
     arguments: list[str | Path] = [
         "findscu",
@@ -60,9 +60,9 @@ def findscu(scp: Scp, directory: Path, model: str, level: str, keys: Mapping[str
         directory,
         *options,
         *scp.arguments(),
-        "-k",
-        f"QueryRetrieveLevel={level}",
     ]
+    if level:
+        arguments += ["-k", f"QueryRetrieveLevel={level}"]
     for keyword, value in keys.items():
         arguments += ["-k", f"{keyword}={value}" if value else keyword]
     assert_succeeded(run(arguments))

@@ -1,5 +1,6 @@
 """Query SCP: C-FIND (PS3.4 C.4.1)."""
 
+from collections.abc import Iterator
 from contextlib import closing
 
 import structlog
@@ -8,20 +9,11 @@ from pydicom import Dataset
 from pacs_core.archive.queries import Queries
 from pacs_core.dimse import identifiers
 from pacs_core.dimse.association import Association
-from pacs_core.dimse.command import Command, CommandField
-from pacs_core.dimse.connection import AssociationEnded
+from pacs_core.dimse.command import Command
 from pacs_core.dimse.information_models import MODELS, Operation
 from pacs_core.dimse.negotiation import Context
-from pacs_core.dimse.services import (
-    CANCEL,
-    PENDING,
-    PENDING_WITH_UNSUPPORTED_KEYS,
-    SUCCESS,
-    UNCOMPRESSED,
-    UNRECOGNIZED_OPERATION,
-    Service,
-)
-from pacs_core.errors import PacsError
+from pacs_core.dimse.services import SUCCESS, UNCOMPRESSED, Service, finding
+from pacs_core.dimse.services.finding import Finding
 from pacs_core.model import Permission, Query
 
 log = structlog.get_logger(__name__)
@@ -57,36 +49,19 @@ class QueryService(Service):
 
     def serve(self, assoc: Association, context: Context, command: Command) -> None:
         """One pending response for each match, then the final one."""
-        if command.CommandField != CommandField.C_FIND:
-            assoc.skip_data_set(context, command)
-            assoc.send(context, command.response(UNRECOGNIZED_OPERATION))
-            return
-        try:
-            status = self._find(assoc, context, command)
-        except AssociationEnded:
-            raise
-        except PacsError as exc:
-            log.warning("query_refused", association=assoc.id, reason=str(exc))
-            assoc.send(context, command.response(exc.dimse_status, error_comment=str(exc)))
-        else:
-            assoc.send(context, command.response(status))
+        answered = finding.serve(assoc, context, command, lambda identifier: self._look_up(assoc, context, identifier))
+        if answered.status == SUCCESS:
+            log.info("query_answered", association=assoc.id, matches=answered.matches)
 
-    def _find(self, assoc: Association, context: Context, command: Command) -> int:
-        data = assoc.identifier(context) if command.has_data_set else b""
-        identifier = identifiers.decode(data, context.transfer_syntax)
+    def _look_up(self, assoc: Association, context: Context, identifier: Dataset) -> Finding:
         query = query_of(assoc, context, identifier)
-        pending = PENDING_WITH_UNSUPPORTED_KEYS if identifiers.unsupported(identifier) else PENDING
-        matches = 0
+        return Finding(self._matches(identifier, query), whole=not identifiers.unsupported(identifier))
+
+    def _matches(self, identifier: Dataset, query: Query) -> Iterator[Dataset]:
         with closing(self._queries.find(query)) as found:  # type: ignore[type-var]  # an iterator that can be closed
             for header in found:
-                if assoc.cancelled(command.MessageID or 0):
-                    log.info("query_cancelled", association=assoc.id, matches=matches)
-                    return CANCEL
-                answer = identifiers.answer(identifier, query.level, header, self._extra)
-                assoc.send(context, command.response(pending), identifiers.encode(answer, context.transfer_syntax))
-                matches += 1
-        log.info("query_answered", association=assoc.id, level=str(query.level), matches=matches)
-        return SUCCESS
+                unique = {query.level.key: str(header.get(query.level.key, "")), "QueryRetrieveLevel": str(query.level)}
+                yield identifiers.answer(identifier, header, {**unique, **self._extra})
 
 
 def query_of(assoc: Association, context: Context, identifier: Dataset) -> Query:

@@ -44,7 +44,7 @@ def test_an_answer_is_in_the_askers_character_set_where_that_holds_it(asked_in: 
     question = asked(PatientName="")
     if asked_in:
         question.SpecificCharacterSet = asked_in
-    answer = identifiers.answer(question, Level.STUDY, {"PatientName": name, "StudyInstanceUID": "1.2"}, {})
+    answer = identifiers.answer(question, {"PatientName": name}, {"StudyInstanceUID": "1.2"})
     assert answer.get("SpecificCharacterSet") == answered_in
     read = identifiers.decode(identifiers.encode(answer, EXPLICIT), EXPLICIT)
     assert str(read.PatientName) == name
@@ -53,7 +53,7 @@ def test_an_answer_is_in_the_askers_character_set_where_that_holds_it(asked_in: 
 def test_an_answer_has_what_was_asked_for_and_the_unique_key() -> None:
     found: Header = {"StudyInstanceUID": "1.2.3", "StudyDate": "2024", "PatientName": "X", "Rows": "512", "ModalitiesInStudy": "CT\\MR"}
     question = asked(StudyDate="", Rows=None, ModalitiesInStudy="", AccessionNumber="", QueryRetrieveLevel="STUDY")
-    answer = identifiers.answer(question, Level.STUDY, found, {"RetrieveAETitle": "PACS"})
+    answer = identifiers.answer(question, found, {"StudyInstanceUID": "1.2.3", "QueryRetrieveLevel": "STUDY", "RetrieveAETitle": "PACS"})
     assert (answer.StudyInstanceUID, answer.StudyDate, answer.Rows) == ("1.2.3", "2024", 512)
     assert list(answer.ModalitiesInStudy) == ["CT", "MR"]
     assert not answer.AccessionNumber
@@ -62,18 +62,35 @@ def test_an_answer_has_what_was_asked_for_and_the_unique_key() -> None:
 
 
 def test_values_that_their_vr_cannot_hold_are_answered_empty() -> None:
-    answer = identifiers.answer(asked(Rows=None, NumberOfFrames=None), Level.IMAGE, {"Rows": "many", "NumberOfFrames": "x"}, {})
+    answer = identifiers.answer(asked(Rows=None, NumberOfFrames=None), {"Rows": "many", "NumberOfFrames": "x"}, {})
     assert not answer.Rows
     assert not answer.NumberOfFrames
 
 
 def test_sequence_items_are_cut_down_to_what_was_asked() -> None:
-    item = asked(ScheduledProcedureStepID="")
+    item = asked(ScheduledProcedureStepID="", ScheduledProcedureStepDescription="", ScheduledProtocolCodeSequence=[asked(CodeValue="")])
     question = asked(RequestAttributesSequence=[item])
+    found: Header = {
+        "RequestAttributesSequence": [
+            {
+                "ScheduledProcedureStepID": "S1",
+                "RequestedProcedureID": "R1",
+                "ScheduledProtocolCodeSequence": [{"CodeValue": "1", "CodeMeaning": "x"}],
+            }
+        ]
+    }
+    answer = identifiers.answer(question, found, {})
+    (answered,) = answer.RequestAttributesSequence
+    assert answered.ScheduledProcedureStepID == "S1"
+    assert "RequestedProcedureID" not in answered
+    assert answered["ScheduledProcedureStepDescription"].is_empty
+    assert list(answered.ScheduledProtocolCodeSequence) == [asked(CodeValue="1")]
+
+
+def test_a_sequence_that_is_asked_for_without_an_item_comes_whole() -> None:
     found: Header = {"RequestAttributesSequence": [{"ScheduledProcedureStepID": "S1", "RequestedProcedureID": "R1"}]}
-    answer = identifiers.answer(question, Level.SERIES, found, {})
-    assert answer.RequestAttributesSequence[0].ScheduledProcedureStepID == "S1"
-    assert "RequestedProcedureID" not in answer.RequestAttributesSequence[0]
+    answer = identifiers.answer(asked(RequestAttributesSequence=[]), found, {})
+    assert list(answer.RequestAttributesSequence) == [asked(ScheduledProcedureStepID="S1", RequestedProcedureID="R1")]
 
 
 @pytest.mark.parametrize("level", ["", "PATIENT", "FRAME"])

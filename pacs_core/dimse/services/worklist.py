@@ -1,0 +1,76 @@
+"""Modality Worklist SCP: C-FIND (PS3.4 annex K)."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+import structlog
+from pydicom import Dataset
+
+from pacs_core.dicom.headers import header_of
+from pacs_core.dimse import identifiers
+from pacs_core.dimse.association import Association
+from pacs_core.dimse.command import Command
+from pacs_core.dimse.negotiation import Context
+from pacs_core.dimse.services import SUCCESS, UNCOMPRESSED, Service, finding
+from pacs_core.dimse.services.finding import Finding
+from pacs_core.model import Header, Permission
+from pacs_core.workflow.worklist import criteria_of, exact_keys
+
+log = structlog.get_logger(__name__)
+
+MODALITY_WORKLIST = "1.2.840.10008.5.1.4.31"
+
+
+class Items(Protocol):
+    """Where worklist items are kept."""
+
+    def headers(self, states: Sequence[str], keys: Mapping[str, str]) -> Sequence[Header]:
+        """The items in some states whose attributes have just these values, in the order in which they are scheduled."""
+
+
+# Told of each query that was answered: when it came, who asked, the final status, the matches and the milliseconds that it took.
+Asked = Callable[[datetime, str, int, int, float], None]
+
+
+class WorklistService(Service):
+    """Answers C-FIND of modalities.
+
+    Args:
+        items: what is scheduled.
+        states: the states of items that are offered.
+        asked: told of each query, after its answer; it returns at once.
+    """
+
+    permission = Permission.WORKLIST
+
+    def __init__(self, items: Items, *, states: Sequence[str], asked: Asked) -> None:
+        self._items = items
+        self._states = states
+        self._asked = asked
+
+    def supports(self, abstract_syntax: str) -> frozenset[str]:
+        """The Modality Worklist information model, in every uncompressed transfer syntax."""
+        return UNCOMPRESSED if abstract_syntax == MODALITY_WORKLIST else frozenset()
+
+    def serve(self, assoc: Association, context: Context, command: Command) -> None:
+        """One pending response for each match, then the final one."""
+        asked_at, started = datetime.now(UTC), time.perf_counter()
+        answered = finding.serve(assoc, context, command, self._look_up)
+        milliseconds = (time.perf_counter() - started) * 1000
+        self._asked(asked_at, assoc.agreement.calling_ae, answered.status, answered.matches, milliseconds)
+        if answered.status == SUCCESS:
+            log.info("worklist_answered", association=assoc.id, calling=assoc.agreement.calling_ae, matches=answered.matches)
+
+    def _look_up(self, identifier: Dataset) -> Finding:
+        keys = header_of(identifier)
+        criteria = criteria_of(keys)
+        candidates = self._items.headers(self._states, exact_keys(keys))
+        selected = (item for item in candidates if all(criterion.satisfied_by(item) for criterion in criteria))
+        return Finding(_answers(identifier, selected), whole=all(element.keyword for element in identifier))
+
+
+def _answers(identifier: Dataset, selected: Iterator[Header]) -> Iterator[Dataset]:
+    for header in selected:
+        yield identifiers.answer(identifier, header, {})

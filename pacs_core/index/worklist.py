@@ -1,0 +1,177 @@
+"""The worklist, in PostgreSQL."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from pacs_core.index.postgres import Database, Session
+from pacs_core.model import UID, Header
+
+# The columns that are attributes, as they are called in the table.
+ATTRIBUTES = (
+    "PatientID",
+    "PatientName",
+    "AccessionNumber",
+    "StudyInstanceUID",
+    "RequestedProcedureID",
+    "ScheduledProcedureStepID",
+    "ScheduledStationAETitle",
+    "Modality",
+)
+_COLUMNS = ", ".join(f'"{keyword}"' for keyword in ATTRIBUTES)
+
+# What is ordered anew after it was cancelled is scheduled again; what a modality has begun stays begun.
+_PUT = f"""
+    INSERT INTO pacs.worklist_item AS w ({_COLUMNS}, scheduled_at, header, source)
+    VALUES ({", ".join(f":{keyword}" for keyword in ATTRIBUTES)}, :scheduled_at, :header, :source)
+    ON CONFLICT ("StudyInstanceUID", "ScheduledProcedureStepID") DO UPDATE SET
+        {", ".join(f'"{keyword}" = excluded."{keyword}"' for keyword in ATTRIBUTES)},
+        scheduled_at = excluded.scheduled_at, header = excluded.header, source = excluded.source, updated_at = now(),
+        state = CASE w.state WHEN 'CANCELLED' THEN 'SCHEDULED' ELSE w.state END
+    RETURNING xmax = 0
+"""  # noqa: S608 constants
+
+_QUERIED = """
+    INSERT INTO pacs.worklist_query (asked_at, calling_ae, status, matches, milliseconds)
+    SELECT asked_at, calling_ae, status, matches, milliseconds FROM json_to_recordset(CAST(:queries AS json)) AS r(
+        asked_at timestamptz, calling_ae text, status text, matches integer, milliseconds double precision)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A worklist item as it is kept.
+
+    Attributes:
+        attributes: the value of each of ATTRIBUTES.
+        scheduled_at: local date and time.
+        header: all of it.
+        source: how it came: "cli", "json", "csv", "wl", "hl7".
+        state, updated_at: as the table has them; None before it is kept.
+    """
+
+    attributes: Mapping[str, str]
+    scheduled_at: datetime
+    header: Header
+    source: str
+    state: str | None = None
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorklistQuery:
+    """That somebody asked for the worklist."""
+
+    asked_at: datetime
+    calling_ae: str
+    status: str
+    matches: int
+    milliseconds: float
+
+
+class Worklist:
+    """Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, entries: Sequence[Entry]) -> int:
+        """Enter steps, or change those that are there, all or none; how many are new."""
+        with self._database.transaction() as session:
+            return sum(_put(session, entry) for entry in entries)
+
+    def headers(self, states: Sequence[str], keys: Mapping[str, str]) -> Sequence[Header]:
+        """The items in some states whose attributes have just these values, in the order in which they are scheduled."""
+        conditions = "".join(f' AND "{keyword}" = :{keyword}' for keyword in keys)
+        with self._database.transaction() as session:
+            rows = session.run(
+                f"SELECT header FROM pacs.worklist_item WHERE state = ANY(CAST(:states AS text[])){conditions}"  # noqa: S608 names of columns
+                " ORDER BY scheduled_at, number",
+                states=list(states),
+                **keys,
+            )
+        return [header for (header,) in rows]
+
+    def entries(self, *, everything: bool) -> Sequence[Entry]:
+        """All that is still to be done, or all that is kept, in the order in which it is scheduled."""
+        with self._database.transaction() as session:
+            rows = session.run(
+                f"SELECT {_COLUMNS}, scheduled_at, header, source, state, updated_at FROM pacs.worklist_item"  # noqa: S608 constants
+                " WHERE :everything OR state IN ('SCHEDULED', 'IN PROGRESS') ORDER BY scheduled_at, number",
+                everything=everything,
+            )
+        count = len(ATTRIBUTES)
+        return [Entry(dict(zip(ATTRIBUTES, row[:count], strict=True)), *row[count:]) for row in rows]
+
+    def set_state(self, study: UID, step_id: str, state: str) -> int:
+        """A scheduled procedure step has come so far; how many items that concerned. Repeatable."""
+        with self._database.transaction() as session:
+            return follow(session, study, step_id, state)
+
+    def cancel(self, study: str, step_id: str) -> int:
+        """Take a step off the worklist that has not begun; how many items that concerned."""
+        with self._database.transaction() as session:
+            rows = session.run(
+                "UPDATE pacs.worklist_item SET state = 'CANCELLED', updated_at = now()"
+                ' WHERE "StudyInstanceUID" = :study AND (:step_id = \'\' OR "ScheduledProcedureStepID" = :step_id)'
+                " AND state IN ('SCHEDULED', 'CANCELLED') RETURNING 1",
+                study=study,
+                step_id=step_id,
+            )
+        return len(rows)
+
+    def study_of(self, accession: str, procedure: str) -> str | None:
+        """The study of an item with that AccessionNumber and, where it is given, that RequestedProcedureID."""
+        with self._database.transaction() as session:
+            rows = session.run(
+                'SELECT "StudyInstanceUID" FROM pacs.worklist_item WHERE "AccessionNumber" = :accession'
+                " AND (:procedure = '' OR \"RequestedProcedureID\" = :procedure) ORDER BY number DESC LIMIT 1",
+                accession=accession,
+                procedure=procedure,
+            )
+        return str(rows[0][0]) if rows else None
+
+    def remove(self, accession_or_study: str) -> int:
+        """Forget the items of an accession number or a study; how many."""
+        with self._database.transaction() as session:
+            rows = session.run(
+                'DELETE FROM pacs.worklist_item WHERE "AccessionNumber" = :key OR "StudyInstanceUID" = :key RETURNING 1',
+                key=accession_or_study,
+            )
+        return len(rows)
+
+    def expired(self, before: datetime) -> Sequence[Entry]:
+        """The items that were to begin before an instant of local time, in whatever state."""
+        return [entry for entry in self.entries(everything=True) if entry.scheduled_at < before]
+
+    def forget(self, before: datetime) -> int:
+        """Remove the expired ones, and the record of queries that are as old; how many items."""
+        with self._database.transaction() as session:
+            session.run("DELETE FROM pacs.worklist_query WHERE asked_at < :before", before=before)
+            return len(session.run("DELETE FROM pacs.worklist_item WHERE scheduled_at < :before RETURNING 1", before=before))
+
+    def record(self, queries: Sequence[WorklistQuery]) -> None:
+        """Write queries down."""
+        rows = json.dumps([asdict(query) for query in queries], default=datetime.isoformat)
+        with self._database.transaction() as session:
+            session.run(_QUERIED, queries=rows)
+
+
+def follow(session: Session, study: str, step_id: str, state: str) -> int:
+    """As Worklist.set_state, within a transaction of somebody else's."""
+    rows = session.run(
+        "UPDATE pacs.worklist_item SET state = :state, updated_at = now()"
+        ' WHERE "StudyInstanceUID" = :study AND "ScheduledProcedureStepID" = :step_id RETURNING 1',
+        study=study,
+        step_id=step_id,
+        state=state,
+    )
+    return len(rows)
+
+
+def _put(session: Session, entry: Entry) -> bool:
+    ((is_new,),) = session.run(
+        _PUT, scheduled_at=entry.scheduled_at, header=json.dumps(entry.header), source=entry.source, **entry.attributes
+    )
+    return bool(is_new)
