@@ -204,6 +204,14 @@ class Settings(BaseSettings):
     known_callers_only: bool = Field(
         False, description="Whether associations of calling AE titles that are no peer's (`pacs peer add`) are rejected."
     )
+    hl7_host: str = Field("0.0.0.0", description="The address that orders are taken at.")
+    hl7_port: int = Field(
+        0, ge=0, le=65535, description="The port at which orders are taken by HL7 v2 over MLLP, usually 2575. 0: none is."
+    )
+    hl7_stations: dict[str, str] = Field(
+        default_factory=dict,
+        description='The AE title that orders are scheduled for which name no station, by modality: `{CT = "CT1"}`.',
+    )
     worklist_in_progress: bool = Field(
         False, description="Whether modalities are still told of worklist items whose step has begun; of finished ones they never are."
     )

@@ -31,6 +31,8 @@ from pacs_core.dimse.services.storage import Storage
 from pacs_core.dimse.services.verification import Verification
 from pacs_core.dimse.services.worklist import WorklistService
 from pacs_core.errors import ConfigurationError, PacsError, UnavailableError
+from pacs_core.hl7.orders import Order
+from pacs_core.hl7.server import OrderServer
 from pacs_core.index.associations import Associations
 from pacs_core.index.backup import IndexBackup
 from pacs_core.index.commit import LakeIndexWriter
@@ -45,7 +47,7 @@ from pacs_core.index.reader import LakeIndexReader
 from pacs_core.index.recovery import IndexRecovery
 from pacs_core.index.removals import Holds, LakeRemovals
 from pacs_core.index.sql import SQLSession
-from pacs_core.index.worklist import ATTRIBUTES, Entry, Worklist, WorklistQuery
+from pacs_core.index.worklist import ATTRIBUTES, Cancelled, Entry, Worklist, WorklistQuery
 from pacs_core.lifecycle.archiving import Archiver
 from pacs_core.lifecycle.backup import Backups
 from pacs_core.lifecycle.moving import Mover
@@ -152,6 +154,22 @@ def worklist_entry(attributes: Header, source: str) -> Entry:
     """A worklist item from what somebody gives, as it is kept. RequestError for what cannot be scheduled (workflow.worklist.item_of)."""
     item = item_of(attributes)
     return Entry({keyword: item.text(keyword) for keyword in ATTRIBUTES}, item.scheduled_at, item.header, source)
+
+
+@contextmanager
+def order_server(settings: Settings) -> Iterator[OrderServer]:
+    """Takes orders by HL7. ConfigurationError where no port is set."""
+    if not settings.hl7_port:
+        raise ConfigurationError("hl7_port is 0: orders are taken nowhere; set PACS_HL7_PORT, usually to 2575")
+    with closing(Database(catalog_url(settings))) as database:
+        store = Worklist(database)
+
+        def keep(order: Order) -> int:
+            entries = [worklist_entry(given, "hl7") for given in order.scheduled]
+            return store.order(entries, [Cancelled(each.study, each.accession, each.step_id) for each in order.cancelled])
+
+        address = settings.hl7_host, settings.hl7_port
+        yield OrderServer(address, stations=settings.hl7_stations, keep=keep, idle=settings.idle_timeout)
 
 
 def caller(settings: Settings, ae_title: str = "") -> Caller:

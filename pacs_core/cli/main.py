@@ -102,6 +102,14 @@ def commit(
     committing.commit(home, until_end_of_input=until_end_of_input)
 
 
+@app.command(name="hl7")
+def orders(home: Home = None) -> None:
+    """Take orders by HL7 v2 over MLLP on hl7_port; they become worklist items. `pacs up` runs it where the port is set."""
+    from pacs_core.cli import orders as commands
+
+    commands.serve(home)
+
+
 @app.command()
 def status(home: Home = None, format: Annotated[Format, typer.Option("--format", "-f", help="table or json")] = Format.TABLE) -> None:  # noqa: A002  # the option's name
     """Show each part, its address, what is held, and the size of each tier. Exit status 1 unless all parts run."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
+from pacs_core.errors import NotFound
 from pacs_core.index.postgres import Database, Session
 from pacs_core.model import UID, Header
 
@@ -60,6 +61,15 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Steps that are not to be performed: of a study or, where that is "", of an accession number; with a step_id only that one."""
+
+    study: str
+    accession: str
+    step_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorklistQuery:
     """That somebody asked for the worklist."""
 
@@ -80,6 +90,16 @@ class Worklist:
         """Enter steps, or change those that are there, all or none; how many are new."""
         with self._database.transaction() as session:
             return sum(_put(session, entry) for entry in entries)
+
+    def order(self, entries: Sequence[Entry], cancelled: Sequence[Cancelled]) -> int:
+        """Enter or change steps and cancel others, all or nothing; how many items that concerned.
+
+        NotFound for what is not there to cancel.
+        """
+        with self._database.transaction() as session:
+            for entry in entries:
+                _put(session, entry)
+            return len(entries) + sum(_cancel(session, each) for each in cancelled)
 
     def headers(self, states: Sequence[str], keys: Mapping[str, str]) -> Sequence[Header]:
         """The items in some states whose attributes have just these values, in the order in which they are scheduled."""
@@ -108,29 +128,6 @@ class Worklist:
         """A scheduled procedure step has come so far; how many items that concerned. Repeatable."""
         with self._database.transaction() as session:
             return follow(session, study, step_id, state)
-
-    def cancel(self, study: str, step_id: str) -> int:
-        """Take a step off the worklist that has not begun; how many items that concerned."""
-        with self._database.transaction() as session:
-            rows = session.run(
-                "UPDATE pacs.worklist_item SET state = 'CANCELLED', updated_at = now()"
-                ' WHERE "StudyInstanceUID" = :study AND (:step_id = \'\' OR "ScheduledProcedureStepID" = :step_id)'
-                " AND state IN ('SCHEDULED', 'CANCELLED') RETURNING 1",
-                study=study,
-                step_id=step_id,
-            )
-        return len(rows)
-
-    def study_of(self, accession: str, procedure: str) -> str | None:
-        """The study of an item with that AccessionNumber and, where it is given, that RequestedProcedureID."""
-        with self._database.transaction() as session:
-            rows = session.run(
-                'SELECT "StudyInstanceUID" FROM pacs.worklist_item WHERE "AccessionNumber" = :accession'
-                " AND (:procedure = '' OR \"RequestedProcedureID\" = :procedure) ORDER BY number DESC LIMIT 1",
-                accession=accession,
-                procedure=procedure,
-            )
-        return str(rows[0][0]) if rows else None
 
     def remove(self, accession_or_study: str) -> int:
         """Forget the items of an accession number or a study; how many."""
@@ -167,6 +164,21 @@ def follow(session: Session, study: str, step_id: str, state: str) -> int:
         step_id=step_id,
         state=state,
     )
+    return len(rows)
+
+
+def _cancel(session: Session, cancelled: Cancelled) -> int:
+    """Steps that have not begun; those that have stay as they are."""
+    rows = session.run(
+        "UPDATE pacs.worklist_item SET updated_at = now(), state = CASE state WHEN 'SCHEDULED' THEN 'CANCELLED' ELSE state END"
+        ' WHERE CASE WHEN :study = \'\' THEN "AccessionNumber" = :accession ELSE "StudyInstanceUID" = :study END'
+        " AND (:step_id = '' OR \"ScheduledProcedureStepID\" = :step_id) RETURNING 1",
+        study=cancelled.study,
+        accession=cancelled.accession,
+        step_id=cancelled.step_id,
+    )
+    if not rows:
+        raise NotFound("there is nothing on the worklist to cancel for this order")
     return len(rows)
 
 

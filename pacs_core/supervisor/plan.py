@@ -30,6 +30,7 @@ FLOW_RUNNER = "flow-runner"
 WORK_POOL = "pacs"  # as in deployments/
 LISTENER = "listener"
 COMMITTER = "committer"
+ORDERS = "orders"
 WEB = "web"
 
 _DASK_ENVIRONMENT = {
@@ -54,6 +55,7 @@ def parts(settings: Settings, prefect_database_url: str) -> list[Part]:
         *([] if settings.dask_address else [_dask_scheduler(settings), *_dask_workers(settings, prefect)]),
         _committer(),
         *_listeners(settings),
+        *([_orders(settings)] if settings.hl7_port else []),
         _web(settings),
     ]
 
@@ -210,6 +212,15 @@ def _listeners(settings: Settings) -> list[Part]:
         )
         for number in range(1, settings.listeners + 1)
     ]
+
+
+def _orders(settings: Settings) -> Part:
+    return Part(
+        name=ORDERS,
+        command=(sys.executable, "-m", "pacs_core.cli.main", "hl7"),
+        address=f"mllp://{settings.hl7_host}:{settings.hl7_port}",
+        needs=(POSTGRES,),
+    )
 
 
 def _web(settings: Settings) -> Part:

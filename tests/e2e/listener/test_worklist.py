@@ -10,7 +10,7 @@ import pytest
 from pydicom import Dataset, config
 from pydicom.dataelem import DataElement
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from tests.support import scu
 from tests.support.archive import Listener
@@ -73,7 +73,7 @@ def items() -> list[Dataset]:
 def save_wl(ds: Dataset, path: Path) -> None:
     """As DCMTK's dump2dcm writes worklist files."""
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = "1.2.276.0.7230010.3.1.0.1", "1.2.3"
+    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = UID("1.2.276.0.7230010.3.1.0.1"), UID("1.2.3")
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.save_as(path, enforce_file_format=True)
 

@@ -4,7 +4,8 @@ from io import BytesIO
 
 import pytest
 from pydicom import Dataset
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from pacs_core.errors import RequestError
 from pacs_core.model import Header
@@ -68,11 +69,8 @@ def test_wl_files(with_header: bool) -> None:
     stream = BytesIO()
     ds = item()
     if with_header:
-        ds.file_meta = None
-        from pydicom.dataset import FileMetaDataset
-
         ds.file_meta = FileMetaDataset()
-        ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = "1.2.276.0.7230010.3.1.0.1", "1.2.3"
+        ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = UID("1.2.276.0.7230010.3.1.0.1"), UID("1.2.3")
         ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
         ds.save_as(stream, enforce_file_format=True)
     else:

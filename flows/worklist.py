@@ -1,0 +1,37 @@
+"""Worklist cleanup: what was scheduled and whose time is over leaves the worklist."""
+
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from prefect import State, flow
+from prefect.states import Completed
+from pydantic import Field
+
+from flows.reporting import RunRecord, publish_summary, publish_table
+from tasks.worklist import expired_items, forget_items
+
+
+@flow(name="worklist-cleanup", validate_parameters=True)
+def worklist_cleanup(keep_days: Annotated[int, Field(ge=0, le=3650)] = 7, dry_run: bool = False) -> State[Any]:
+    """Remove worklist items some days after they were to begin, whatever has become of them, and the record of older queries.
+
+    Args:
+        keep_days: For how many days an item stays after the time for which its step was scheduled.
+        dry_run: Only look: show what would be removed.
+    """
+    before = datetime.now() - timedelta(days=keep_days)  # noqa: DTZ005 local time, as schedules are
+    with RunRecord("worklist-cleanup", {"keep_days": keep_days, "dry_run": dry_run}) as record:
+        items = expired_items(before)
+        rows = [asdict(item) for item in items]
+        if dry_run:
+            sentence = f"dry run: {len(items)} items would be removed"
+            publish_table("worklist-cleanup-plan", sentence, rows)
+            record.finish("planned", {"items": len(items)})
+            return Completed(message=sentence)
+        removed = forget_items(before)
+        sentence = f"{removed} items removed"
+        publish_table("worklist-cleanup-result", sentence, rows)
+        publish_summary("worklist-cleanup-summary", "Worklist cleanup", sentence, {"items": removed})
+        record.finish("completed", {"items": removed})
+    return Completed(message=sentence)

@@ -1,0 +1,37 @@
+"""The steps of the `worklist-cleanup` flow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from prefect import task
+
+from pacs_core import wiring
+from pacs_core.settings import load_settings
+from tasks.policy import RETRIES
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiredItem:
+    """A worklist item whose time is over, without what tells the patient."""
+
+    StudyInstanceUID: str
+    ScheduledProcedureStepID: str
+    ScheduledStationAETitle: str
+    Modality: str
+    scheduled_at: datetime
+    state: str
+
+
+@task(**RETRIES)
+def expired_items(before: datetime) -> Sequence[ExpiredItem]:
+    """The items that were to begin before an instant of local time."""
+    keywords = ("StudyInstanceUID", "ScheduledProcedureStepID", "ScheduledStationAETitle", "Modality")
+    entries = wiring.worklist(load_settings()).expired(before)
+    return [ExpiredItem(*(entry.attributes[keyword] for keyword in keywords), entry.scheduled_at, entry.state or "") for entry in entries]
+
+
+@task(**RETRIES)
+def forget_items(before: datetime) -> int:
+    """Remove them, and what queries are recorded from before it; how many items."""
+    return wiring.worklist(load_settings()).forget(before)
