@@ -11,7 +11,8 @@
     │   ├── NotIndexable            it has a value that neither PostgreSQL nor the lake can hold
     │   ├── UnknownDestination      a C-MOVE destination that is no peer
     │   ├── NotFound                nothing is held under that name
-    │   ├── MissingAttribute        an attribute that the Standard demands is absent or empty
+    │   ├── MissingAttribute        an attribute that the Standard demands is absent
+    │   ├── MissingAttributeValue   it is there, and empty
     │   ├── InvalidAttributeValue   an attribute has a value that the Standard or the archive does not allow there
     │   ├── UnknownAction           an action or event type that the SOP class does not have
     │   └── FinishedStep            a performed procedure step that has ended cannot be changed
@@ -110,10 +111,17 @@ class NotFound(RequestError):
 
 
 class MissingAttribute(RequestError):
-    """A data set without an attribute of type 1, or without its value. 0120: missing attribute."""
+    """A data set without an attribute that it needs. 0120: missing attribute."""
 
     dimse_status = 0xA900
     normalized_status = 0x0120
+
+
+class MissingAttributeValue(RequestError):
+    """An attribute of type 1 without a value. 0121: missing attribute value."""
+
+    dimse_status = 0xA900
+    normalized_status = 0x0121
 
 
 class InvalidAttributeValue(RequestError):

@@ -212,6 +212,15 @@ class Settings(BaseSettings):
         default_factory=dict,
         description='The AE title that orders are scheduled for which name no station, by modality: `{CT = "CT1"}`.',
     )
+    mpps_notify: list[str] = Field(
+        default_factory=list,
+        description="The AE titles of peers that are told (MPPS Notification) when a procedure step changes its status.",
+    )
+    report_retry_first: float = Field(
+        5, ge=0.1, le=3600, description="Seconds before an event report is tried again that a peer did not take; doubled each time."
+    )
+    report_retry_longest: float = Field(600, ge=1, le=86_400, description="Seconds between two such attempts at most.")
+    report_give_up_days: float = Field(7, ge=0.01, le=365, description="Days after which an event report is given up.")
     worklist_in_progress: bool = Field(
         False, description="Whether modalities are still told of worklist items whose step has begun; of finished ones they never are."
     )

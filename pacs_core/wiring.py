@@ -22,9 +22,11 @@ from pacs_core.archive.queries import Queries
 from pacs_core.archive.retrieval import Retrieval
 from pacs_core.dimse.callers import Callers
 from pacs_core.dimse.client import TLS, Caller
+from pacs_core.dimse.courier import Courier
 from pacs_core.dimse.listener import Limits, Listener
 from pacs_core.dimse.pool import AssociationPool
 from pacs_core.dimse.services import Service
+from pacs_core.dimse.services.performed_step import PerformedStepService
 from pacs_core.dimse.services.query import QueryService
 from pacs_core.dimse.services.retrieve import Retrieve
 from pacs_core.dimse.services.storage import Storage
@@ -38,16 +40,18 @@ from pacs_core.index.backup import IndexBackup
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.contents import digests
 from pacs_core.index.copies import CopyReader
+from pacs_core.index.event_reports import EventReports
 from pacs_core.index.lake import LakeReader, prepare_index
 from pacs_core.index.locations import LakeLocations
 from pacs_core.index.maintenance import Upkeep
 from pacs_core.index.operational import FlowRuns, Peers, Plans, Recalls, StudyAccesses
+from pacs_core.index.performed_steps import PerformedSteps
 from pacs_core.index.postgres import Database
 from pacs_core.index.reader import LakeIndexReader
 from pacs_core.index.recovery import IndexRecovery
 from pacs_core.index.removals import Holds, LakeRemovals
 from pacs_core.index.sql import SQLSession
-from pacs_core.index.worklist import ATTRIBUTES, Cancelled, Entry, Worklist, WorklistQuery
+from pacs_core.index.worklist import ATTRIBUTES, Worklist
 from pacs_core.lifecycle.archiving import Archiver
 from pacs_core.lifecycle.backup import Backups
 from pacs_core.lifecycle.moving import Mover
@@ -57,6 +61,7 @@ from pacs_core.lifecycle.retention import Retention
 from pacs_core.lifecycle.rules import ArchivalRule, Fill, MigrationRule, RetentionRule, Selection, Watermarks
 from pacs_core.model import AssociationRecord, Header
 from pacs_core.ports import ObjectStore
+from pacs_core.ports.modality import Cancelled, Entry, WorklistQuery
 from pacs_core.settings import TIER_NAMES, Settings, StudySelection, TierSettings
 from pacs_core.storage.cache import ObjectCache
 from pacs_core.storage.journal import SegmentJournal
@@ -67,6 +72,7 @@ from pacs_core.storage.uncommitted import JournalReader
 from pacs_core.supervisor.postgres import catalog_url
 from pacs_core.telemetry.behind import Behind
 from pacs_core.telemetry.timing import Timings
+from pacs_core.workflow.retries import Retries
 from pacs_core.workflow.worklist import StepState, item_of
 
 log = structlog.get_logger(__name__)
@@ -497,9 +503,23 @@ def listener(settings: Settings) -> Iterator[Listener]:
         closing(Database(catalog_url(settings))) as database,
         closing(Behind(Associations(database).record, name="associations")) as associations,
         closing(Behind(Worklist(database).record, name="worklist-queries")) as asked,
+        _courier(settings, database) as courier,
     ):
-        services = _Serving(settings, to, pool, reading, database, asked, Timings())
+        services = _Serving(settings, to, pool, reading, database, asked, courier, Timings())
         yield _listener(settings, services, associations)
+
+
+@contextmanager
+def _courier(settings: Settings, database: Database) -> Iterator[Courier]:
+    """Delivers event reports while the context lasts."""
+    retries = Retries(
+        timedelta(seconds=settings.report_retry_first),
+        timedelta(seconds=settings.report_retry_longest),
+        timedelta(days=settings.report_give_up_days),
+    )
+    with closing(Courier(EventReports(database), Peers(database), caller(settings), retries)) as delivering:
+        delivering.start()
+        yield delivering
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,6 +532,7 @@ class _Serving:
     reading: Retrieval
     database: Database
     asked: Behind[WorklistQuery]
+    courier: Courier
     timings: Timings
 
     def all(self) -> Sequence[Service]:
@@ -524,6 +545,7 @@ class _Serving:
             QueryService(queries, ae_title=settings.ae_title, fuzzy_names=settings.fuzzy_names),
             Retrieve(queries, self.reading, known, self.pool, self.timings),
             WorklistService(Worklist(self.database), states=_offered(settings), asked=self._note_query),
+            PerformedStepService(PerformedSteps(self.database), notified=settings.mpps_notify, told=self.courier.hasten),
         )
 
     def _note_query(self, asked_at: datetime, calling_ae: str, status: int, matches: int, milliseconds: float) -> None:

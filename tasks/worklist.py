@@ -7,6 +7,7 @@ from datetime import datetime
 from prefect import task
 
 from pacs_core import wiring
+from pacs_core.ports.modality import Entry
 from pacs_core.settings import load_settings
 from tasks.policy import RETRIES
 
@@ -26,12 +27,21 @@ class ExpiredItem:
 @task(**RETRIES)
 def expired_items(before: datetime) -> Sequence[ExpiredItem]:
     """The items that were to begin before an instant of local time."""
-    keywords = ("StudyInstanceUID", "ScheduledProcedureStepID", "ScheduledStationAETitle", "Modality")
-    entries = wiring.worklist(load_settings()).expired(before)
-    return [ExpiredItem(*(entry.attributes[keyword] for keyword in keywords), entry.scheduled_at, entry.state or "") for entry in entries]
+    return [_item(entry) for entry in wiring.worklist(load_settings()).expired(before)]
 
 
 @task(**RETRIES)
 def forget_items(before: datetime) -> int:
     """Remove them, and what queries are recorded from before it; how many items."""
     return wiring.worklist(load_settings()).forget(before)
+
+
+def _item(entry: Entry) -> ExpiredItem:
+    return ExpiredItem(
+        StudyInstanceUID=entry.attributes["StudyInstanceUID"],
+        ScheduledProcedureStepID=entry.attributes["ScheduledProcedureStepID"],
+        ScheduledStationAETitle=entry.attributes["ScheduledStationAETitle"],
+        Modality=entry.attributes["Modality"],
+        scheduled_at=entry.scheduled_at,
+        state=entry.state or "",
+    )

@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 peers = typer.Typer(no_args_is_help=True, help="The remote application entities that the archive may call.")
 worklist = typer.Typer(no_args_is_help=True, help="What is scheduled: the modality worklist.")
+mpps = typer.Typer(no_args_is_help=True, help="Performed procedure steps by hand: what a modality would say (MPPS).")
 holds = typer.Typer(no_args_is_help=True, help="Studies that retention must not touch.")
 index = typer.Typer(
     no_args_is_help=True, help="The index as a whole: back it up, restore it, rebuild it from storage. Needs no flow engine."
@@ -27,6 +28,7 @@ index = typer.Typer(
 flows = typer.Typer(no_args_is_help=True, help="The archive's operations: list, run, pause, resume, and what they did.")
 app.add_typer(peers, name="peer")
 app.add_typer(worklist, name="worklist")
+app.add_typer(mpps, name="mpps")
 app.add_typer(holds, name="hold")
 app.add_typer(flows, name="flow")
 app.add_typer(index, name="index")
@@ -325,6 +327,54 @@ def worklist_remove(
     from pacs_core.cli import worklist as commands
 
     commands.remove(home, item)
+
+
+@mpps.command("create")
+def mpps_create(
+    patient_id: Annotated[str, typer.Option(help="PatientID.")],
+    modality: Annotated[str, typer.Option(help="Such as CT.")],
+    name: Annotated[str, typer.Option(help="PatientName.")] = "",
+    accession: Annotated[str, typer.Option(help="AccessionNumber.")] = "",
+    study: Annotated[str, typer.Option(help="StudyInstanceUID. Default: one that is made.")] = "",
+    step: Annotated[str, typer.Option(help="ScheduledProcedureStepID. Default: nobody had scheduled it.")] = "",
+    station: Annotated[str, typer.Option(help="The AE title of the modality. Default: the calling one.")] = "",
+    peer: Remote = "",
+    aet: Calling = "",
+    home: Home = None,
+) -> None:
+    """Begin a step (N-CREATE); prints its SOPInstanceUID."""
+    from pacs_core.cli import network, steps
+
+    to = network.target(home, peer, aet)
+    steps.create(to, patient_id=patient_id, name=name, accession=accession, study=study, step_id=step, station=station, modality=modality)
+
+
+@mpps.command("set")
+def mpps_set(
+    uid: Annotated[str, typer.Argument(help="The step's SOPInstanceUID.")],
+    discontinued: Annotated[bool, typer.Option("--discontinued", help="It was given up.")] = False,
+    series: Annotated[list[str], typer.Option(help="A SeriesInstanceUID that it led to. Repeatable.")] = [],  # noqa: B006  # Typer copies it
+    protocol: Annotated[str, typer.Option(help="ProtocolName of the series.")] = "UNKNOWN",
+    peer: Remote = "",
+    aet: Calling = "",
+    home: Home = None,
+) -> None:
+    """End a step (N-SET): COMPLETED, or DISCONTINUED."""
+    from pacs_core.cli import network, steps
+    from pacs_core.workflow.performed_step import StepStatus
+
+    status = StepStatus.DISCONTINUED if discontinued else StepStatus.COMPLETED
+    steps.finish(network.target(home, peer, aet), uid, status=status, series=series, protocol=protocol)
+
+
+@mpps.command("get")
+def mpps_get(
+    uid: Annotated[str, typer.Argument(help="The step's SOPInstanceUID.")], peer: Remote = "", aet: Calling = "", home: Home = None
+) -> None:
+    """Show a step (N-GET), as JSON."""
+    from pacs_core.cli import network, steps
+
+    steps.get(network.target(home, peer, aet), uid)
 
 
 @holds.command("add")

@@ -7,8 +7,9 @@ from pacs_core import wiring
 from pacs_core.cli import output
 from pacs_core.cli.errors import Failed
 from pacs_core.errors import ConfigurationError, RequestError
-from pacs_core.index.worklist import ATTRIBUTES, Entry
+from pacs_core.index.worklist import ATTRIBUTES
 from pacs_core.model import Header
+from pacs_core.ports.modality import Entry
 from pacs_core.settings import load_settings
 from pacs_core.workflow.worklist_files import Found, read_csv, read_json, read_wl
 

@@ -177,11 +177,13 @@ def normalized(
     attributes: Dataset | None = None,
     *,
     type_id: int = 0,
+    context_class: str = "",
 ) -> tuple[Command, Dataset]:
     """A DIMSE-N request; its response and the data set of that (empty where it has none).
 
     Args:
-        sop_class: of the presentation context. An N-EVENT-REPORT goes over one in which we are SCP, all others over one where SCU.
+        sop_class: what it is about, and, without `context_class`, the presentation context that it goes over. An N-EVENT-REPORT goes
+            over one in which we are SCP, all others over one in which we are SCU.
         operation: one of the N_ fields.
         sop_instance: "" lets the SCP of an N-CREATE assign one.
         attributes: the request's data set; None for none.
@@ -190,7 +192,7 @@ def normalized(
     PeerUnavailable if the peer accepted no such context. The status is for the caller to judge.
     """
     is_event = operation is CommandField.N_EVENT_REPORT
-    context, message_id = context_for(assoc, sop_class, scu=not is_event), assoc.next_message_id()
+    context, message_id = context_for(assoc, context_class or sop_class, scu=not is_event), assoc.next_message_id()
     command = Command(CommandField=operation, MessageID=message_id)
     if is_event or operation is CommandField.N_CREATE:
         command.AffectedSOPClassUID, command.AffectedSOPInstanceUID = sop_class, sop_instance or None

@@ -229,6 +229,79 @@ _STEPS = (
     )
     """,
     "CREATE INDEX worklist_query_asked ON pacs.worklist_query (asked_at)",
+    # What modalities did, as they told it (DICOM JSON Model), with what SQL asks for in columns.
+    """
+    CREATE TABLE pacs.performed_step (
+        "SOPInstanceUID" text PRIMARY KEY,
+        state text NOT NULL CHECK (state IN ('IN PROGRESS', 'COMPLETED', 'DISCONTINUED')),
+        "PerformedProcedureStepID" text NOT NULL,
+        "PerformedStationAETitle" text NOT NULL,
+        "Modality" text NOT NULL,
+        "PatientID" text NOT NULL,
+        started_at timestamp,
+        ended_at timestamp,
+        calling_ae text NOT NULL,
+        attributes json NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        updated_at timestamptz NOT NULL DEFAULT now()
+    )
+    """,
+    "CREATE INDEX performed_step_created ON pacs.performed_step (created_at)",
+    """
+    CREATE TABLE pacs.performed_step_request (
+        "SOPInstanceUID" text NOT NULL REFERENCES pacs.performed_step ON DELETE CASCADE,
+        "StudyInstanceUID" text NOT NULL,
+        "ScheduledProcedureStepID" text NOT NULL,
+        "AccessionNumber" text NOT NULL
+    )
+    """,
+    'CREATE INDEX performed_step_request_step ON pacs.performed_step_request ("SOPInstanceUID")',
+    'CREATE INDEX performed_step_request_study ON pacs.performed_step_request ("StudyInstanceUID")',
+    """
+    CREATE TABLE pacs.performed_series (
+        "SOPInstanceUID" text NOT NULL REFERENCES pacs.performed_step ON DELETE CASCADE,
+        "SeriesInstanceUID" text NOT NULL,
+        "ProtocolName" text NOT NULL,
+        "SeriesDescription" text NOT NULL,
+        "PerformingPhysicianName" text NOT NULL,
+        "OperatorsName" text NOT NULL,
+        "RetrieveAETitle" text NOT NULL,
+        instances integer NOT NULL
+    )
+    """,
+    'CREATE INDEX performed_series_step ON pacs.performed_series ("SOPInstanceUID")',
+    'CREATE INDEX performed_series_series ON pacs.performed_series ("SeriesInstanceUID")',
+    """
+    CREATE TABLE pacs.performed_step_event (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        "SOPInstanceUID" text NOT NULL REFERENCES pacs.performed_step ON DELETE CASCADE,
+        happened_at timestamptz NOT NULL DEFAULT now(),
+        operation text NOT NULL,
+        calling_ae text NOT NULL,
+        from_state text,
+        to_state text NOT NULL
+    )
+    """,
+    'CREATE INDEX performed_step_event_step ON pacs.performed_step_event ("SOPInstanceUID")',
+    # Event reports that are owed to peers. A row is claimed for a time, so that what a killed process was at is taken up by another.
+    """
+    CREATE TABLE pacs.event_report (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        peer text NOT NULL,
+        "SOPClassUID" text NOT NULL,
+        context_class text NOT NULL,
+        "SOPInstanceUID" text NOT NULL,
+        event_type integer NOT NULL,
+        attributes json NOT NULL,
+        state text NOT NULL DEFAULT 'due' CHECK (state IN ('due', 'delivered', 'given up')),
+        created_at timestamptz NOT NULL DEFAULT now(),
+        delivered_at timestamptz,
+        attempts integer NOT NULL DEFAULT 0,
+        next_attempt_at timestamptz NOT NULL DEFAULT now(),
+        last_error text NOT NULL DEFAULT ''
+    )
+    """,
+    "CREATE INDEX event_report_due ON pacs.event_report (next_attempt_at) WHERE state = 'due'",
 )
 
 

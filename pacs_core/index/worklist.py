@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 
 from pacs_core.errors import NotFound
 from pacs_core.index.postgres import Database, Session
-from pacs_core.model import UID, Header
+from pacs_core.model import Header
+from pacs_core.ports.modality import Cancelled, Entry, WorklistQuery
 
 # The columns that are attributes, as they are called in the table.
 ATTRIBUTES = (
@@ -40,48 +41,8 @@ _QUERIED = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A worklist item as it is kept.
-
-    Attributes:
-        attributes: the value of each of ATTRIBUTES.
-        scheduled_at: local date and time.
-        header: all of it.
-        source: how it came: "cli", "json", "csv", "wl", "hl7".
-        state, updated_at: as the table has them; None before it is kept.
-    """
-
-    attributes: Mapping[str, str]
-    scheduled_at: datetime
-    header: Header
-    source: str
-    state: str | None = None
-    updated_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cancelled:
-    """Steps that are not to be performed: of a study or, where that is "", of an accession number; with a step_id only that one."""
-
-    study: str
-    accession: str
-    step_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class WorklistQuery:
-    """That somebody asked for the worklist."""
-
-    asked_at: datetime
-    calling_ae: str
-    status: str
-    matches: int
-    milliseconds: float
-
-
 class Worklist:
-    """Thread-safe."""
+    """ports.modality.WorklistItems, and what the command line and flows do with them. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -124,11 +85,6 @@ class Worklist:
         count = len(ATTRIBUTES)
         return [Entry(dict(zip(ATTRIBUTES, row[:count], strict=True)), *row[count:]) for row in rows]
 
-    def set_state(self, study: UID, step_id: str, state: str) -> int:
-        """A scheduled procedure step has come so far; how many items that concerned. Repeatable."""
-        with self._database.transaction() as session:
-            return follow(session, study, step_id, state)
-
     def remove(self, accession_or_study: str) -> int:
         """Forget the items of an accession number or a study; how many."""
         with self._database.transaction() as session:
@@ -156,7 +112,7 @@ class Worklist:
 
 
 def follow(session: Session, study: str, step_id: str, state: str) -> int:
-    """As Worklist.set_state, within a transaction of somebody else's."""
+    """A scheduled procedure step has come so far, in the transaction of what says so; how many items that concerned."""
     rows = session.run(
         "UPDATE pacs.worklist_item SET state = :state, updated_at = now()"
         ' WHERE "StudyInstanceUID" = :study AND "ScheduledProcedureStepID" = :step_id RETURNING 1',

@@ -4,7 +4,7 @@ A service says which operations it performs, one function each, on values. Readi
 statuses (PS3.7 annex C) are here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -89,6 +89,17 @@ def serve(assoc: Association, context: Context, command: Command, operations: Ma
     assoc.send(context, response, data)
     if reply.then is not None:
         reply.then()
+
+
+def chosen(ds: Dataset, wanted: Sequence[int]) -> Dataset:
+    """What an N-GET asks for of a data set: everything, if it names nothing (PS3.7 10.1.2.1.3)."""
+    if not wanted:
+        return ds
+    answer = Dataset()
+    for element in ds:
+        if int(element.tag) in wanted:
+            answer.add(element)
+    return answer
 
 
 def _request(assoc: Association, context: Context, command: Command) -> Request:

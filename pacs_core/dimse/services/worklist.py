@@ -1,9 +1,8 @@
 """Modality Worklist SCP: C-FIND (PS3.4 annex K)."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
 
 import structlog
 from pydicom import Dataset
@@ -16,18 +15,12 @@ from pacs_core.dimse.negotiation import Context
 from pacs_core.dimse.services import SUCCESS, UNCOMPRESSED, Service, finding
 from pacs_core.dimse.services.finding import Finding
 from pacs_core.model import Header, Permission
+from pacs_core.ports.modality import WorklistItems
 from pacs_core.workflow.worklist import criteria_of, exact_keys
 
 log = structlog.get_logger(__name__)
 
 MODALITY_WORKLIST = "1.2.840.10008.5.1.4.31"
-
-
-class Items(Protocol):
-    """Where worklist items are kept."""
-
-    def headers(self, states: Sequence[str], keys: Mapping[str, str]) -> Sequence[Header]:
-        """The items in some states whose attributes have just these values, in the order in which they are scheduled."""
 
 
 # Told of each query that was answered: when it came, who asked, the final status, the matches and the milliseconds that it took.
@@ -45,7 +38,7 @@ class WorklistService(Service):
 
     permission = Permission.WORKLIST
 
-    def __init__(self, items: Items, *, states: Sequence[str], asked: Asked) -> None:
+    def __init__(self, items: WorklistItems, *, states: Sequence[str], asked: Asked) -> None:
         self._items = items
         self._states = states
         self._asked = asked

@@ -1,0 +1,146 @@
+"""Delivers event reports to peers: on associations of our own, in which we are the SCP (PS3.7 10.1.1, D.3.3.4)."""
+
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from itertools import groupby
+
+import structlog
+
+from pacs_core.dicom.json_model import from_json
+from pacs_core.dimse import client
+from pacs_core.dimse.association import Association
+from pacs_core.dimse.client import Caller
+from pacs_core.dimse.command import CommandField
+from pacs_core.dimse.negotiation import Proposal
+from pacs_core.errors import PacsError, PeerUnavailable
+from pacs_core.ports import PeerDirectory
+from pacs_core.ports.modality import Claimed, EventReports, Report
+from pacs_core.workflow.retries import Retries
+
+log = structlog.get_logger(__name__)
+
+_TRANSFER_SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+_AT_ONCE = 50
+_LEASE = timedelta(minutes=5)  # after which another process takes up what this one was at
+_CLOSING = 2.0  # seconds
+_LOOK_AGAIN = 5.0  # seconds, where nobody says that there is something to do
+_SUCCESS = 0x0000
+
+
+class Courier:
+    """A thread that delivers what is owed. Several processes may each have one.
+
+    Args:
+        reports: what is owed.
+        peers: where the peers are. One that is not entered is waited for.
+        caller: opens associations.
+        retries: when a report is tried again that could not be delivered.
+    """
+
+    def __init__(self, reports: EventReports, peers: PeerDirectory, caller: Caller, retries: Retries) -> None:
+        self._reports = reports
+        self._peers = peers
+        self._caller = caller
+        self._retries = retries
+        self._stopping = threading.Event()
+        self._due = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def hasten(self) -> None:
+        """Something has just been entered. Returns at once; any thread."""
+        self._due.set()
+
+    def close(self) -> None:
+        """Deliver no more. A report whose answer does not come in a moment is delivered once more by somebody else, later."""
+        self._stopping.set()
+        self._due.set()
+        if self._thread.ident is not None:
+            self._thread.join(_CLOSING)
+
+    def _run(self) -> None:
+        """A process boundary: whatever goes wrong is tried again."""
+        while not self._stopping.is_set():
+            self._due.clear()
+            try:
+                worked = self.deliver_due()
+            except PacsError as exc:
+                log.debug("reports_not_looked_for", reason=str(exc))
+                worked = False
+            except Exception:
+                log.exception("courier_failed")
+                worked = False
+            if not worked:
+                self._due.wait(_LOOK_AGAIN)
+
+    def deliver_due(self) -> bool:
+        """Try what is due now, a few at a time; whether there was anything."""
+        claimed = self._reports.claim(limit=_AT_ONCE, lease=_LEASE)
+        by_line = sorted(claimed, key=_line)
+        for (peer, context_class), group in groupby(by_line, key=_line):
+            self._deliver(peer, context_class, list(group))
+        return bool(claimed)
+
+    def _deliver(self, peer: str, context_class: str, group: Sequence[Claimed]) -> None:
+        """Over one association; where that ends, the rest is tried later."""
+        left = list(group)
+        try:
+            assoc = self._associate(peer, context_class)
+            try:
+                while left and not self._stopping.is_set():
+                    self._report(assoc, left.pop(0))
+            finally:
+                assoc.release()
+        except PacsError as exc:
+            log.warning("reports_not_delivered", peer=peer, reports=len(left), reason=str(exc))
+            for claimed in left:
+                self._put_off(claimed, str(exc))
+
+    def _associate(self, peer: str, context_class: str) -> Association:
+        known = self._peers.get(peer)
+        if known is None:
+            raise PeerUnavailable(f"{peer} is not a peer; `pacs peer add` enters it")
+        return self._caller.associate(known, [Proposal(context_class, _TRANSFER_SYNTAXES, scp_role=True)])
+
+    def _report(self, assoc: Association, claimed: Claimed) -> None:
+        try:
+            status = report_over(assoc, claimed.report)
+        except PacsError as exc:
+            self._put_off(claimed, str(exc))
+            raise
+        if status == _SUCCESS:
+            self._reports.delivered(claimed.number)
+            log.info(
+                "report_delivered", peer=claimed.report.peer, SOPInstanceUID=claimed.report.sop_instance, event=claimed.report.event_type
+            )
+        else:
+            self._put_off(claimed, f"the peer answered with status {status:04X}")
+
+    def _put_off(self, claimed: Claimed, reason: str) -> None:
+        after = self._retries.after(claimed.attempts, claimed.age)
+        if after is None:
+            log.error("report_given_up", peer=claimed.report.peer, SOPInstanceUID=claimed.report.sop_instance, reason=reason)
+        self._reports.failed(claimed.number, reason, after)
+
+
+def report_over(assoc: Association, report: Report) -> int:
+    """N-EVENT-REPORT over an association in which we are SCP; the status. AssociationEnded if it has ended instead."""
+    attributes = from_json(report.attributes)
+    answer, _ = client.normalized(
+        assoc,
+        report.sop_class,
+        CommandField.N_EVENT_REPORT,
+        report.sop_instance,
+        attributes or None,
+        type_id=report.event_type,
+        context_class=report.context_class,
+    )
+    return answer.Status or _SUCCESS
+
+
+def _line(claimed: Claimed) -> tuple[str, str]:
+    return claimed.report.peer, claimed.report.context_class

@@ -1,0 +1,61 @@
+"""Event reports that are owed to peers, in PostgreSQL: entered with what caused them, taken up until they are delivered."""
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+
+from pacs_core.index.postgres import Database, Session
+from pacs_core.ports.modality import Claimed, Report
+
+_CLAIM = """
+    UPDATE pacs.event_report SET attempts = attempts + 1, next_attempt_at = now() + :lease WHERE number IN (
+        SELECT number FROM pacs.event_report WHERE state = 'due' AND next_attempt_at <= now()
+        ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+    RETURNING number, peer, "SOPClassUID", context_class, "SOPInstanceUID", event_type, attributes, attempts, now() - created_at
+"""
+
+
+class EventReports:
+    """ports.modality.EventReports. Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(self, *, limit: int, lease: timedelta) -> Sequence[Claimed]:
+        """Reports that are due, ours for so long: nobody else is given them until then."""
+        with self._database.transaction() as session:
+            rows = session.run(_CLAIM, limit=limit, lease=lease)
+        return [Claimed(row[0], Report(*row[1:7]), row[7], row[8]) for row in rows]
+
+    def delivered(self, number: int) -> None:
+        """The peer has taken it. Repeatable."""
+        self._run("UPDATE pacs.event_report SET state = 'delivered', delivered_at = now(), last_error = '' WHERE number = :number", number)
+
+    def failed(self, number: int, error: str, again_after: timedelta | None) -> None:
+        """It could not be delivered; it is tried again after a while, or never."""
+        with self._database.transaction() as session:
+            session.run(
+                "UPDATE pacs.event_report SET last_error = :error, next_attempt_at = now() + coalesce(:after, interval '0'),"
+                " state = CASE WHEN :after IS NULL THEN 'given up' ELSE state END WHERE number = :number AND state = 'due'",
+                error=error[:500],
+                after=again_after,
+                number=number,
+            )
+
+    def _run(self, statement: str, number: int) -> None:
+        with self._database.transaction() as session:
+            session.run(statement, number=number)
+
+
+def owe(session: Session, report: Report) -> None:
+    """Enter a report, in the transaction of what it reports."""
+    session.run(
+        'INSERT INTO pacs.event_report (peer, "SOPClassUID", context_class, "SOPInstanceUID", event_type, attributes)'
+        " VALUES (:peer, :sop_class, :context_class, :sop_instance, :event_type, :attributes)",
+        peer=report.peer,
+        sop_class=report.sop_class,
+        context_class=report.context_class,
+        sop_instance=report.sop_instance,
+        event_type=report.event_type,
+        attributes=json.dumps(report.attributes),
+    )
