@@ -21,7 +21,7 @@ from typing_extensions import Buffer
 
 from pacs_core.archive.placing import Fate, Ingested, Placing, record_of
 from pacs_core.dicom.file_meta import build_file_meta
-from pacs_core.dicom.part10 import scan_file
+from pacs_core.dicom.part10 import mapped, scan_file
 from pacs_core.dicom.scan import ScanResult, scan
 from pacs_core.errors import DataSetMismatch, InvalidUID, ObjectMissing, StorageUnavailable, UnreadableDataSet
 from pacs_core.model import Duplicates, InstanceRecord, InvalidUIDs, Layout, StoreRequest, parse_uid
@@ -100,13 +100,22 @@ class Ingest:
         A flow may have been taking it away. What it takes away once the record is journalled, it gives back; before that, we do.
         """
         if self._landing.secure([record.path]):
-            raise StorageUnavailable(f"the object {record.path} could not be synced")
+            self._write_anew(record.path)
         self._journal.append(record)
         try:
             if not self._landing.holds(record.path):
                 self._landing.revive(record.path, record.sha256)
         except ObjectMissing as exc:
             raise StorageUnavailable(f"the object {record.path} has just been moved or destroyed") from exc
+
+    def _write_anew(self, path: str) -> None:
+        """Make an object durable that could not be synced; what it gives out has just been compared with what arrived."""
+        log.warning("object_written_anew", path=path)
+        try:
+            with self._landing.local_path(path).open("rb") as file, mapped(file) as content:
+                self._landing.restore(path, content)
+        except OSError as exc:
+            raise StorageUnavailable(f"the object {path} could not be synced, nor read to be written anew") from exc
 
     def _check(self, scanned: ScanResult, request: StoreRequest) -> None:
         """The data set against the command set (PS3.4 B.2.2: they name the same instance)."""

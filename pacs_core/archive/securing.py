@@ -40,7 +40,6 @@ class Securer:
         self._landing = landing
         self._reader = reader
         self._patience = patience
-        self._lost: set[str] = set()  # could not be synced once, which a second sync must not make forgotten
         self._arrived = 0  # bytes since the last round
         self._last_arrival = self._last_round = 0.0
         self._stopping = threading.Event()
@@ -116,11 +115,9 @@ class Securer:
 
     def _secure(self, entries: Sequence[Journalled]) -> None:
         held = {entry.record.path: entry for entry in entries if entry.content is not None}
-        self._lost.update(self._landing.secure(list(held)))
-        for path in self._lost & held.keys():
+        for path in self._landing.secure(list(held)):
             if self._is_still_here(held[path].record):  # and not another arrival that has the name by now
                 self._restore(held[path])
-            self._lost.discard(path)
 
     def _restore(self, entry: Journalled) -> None:
         """Write an object anew from the journal. StorageUnavailable if that cannot be done now."""

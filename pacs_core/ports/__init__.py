@@ -89,7 +89,7 @@ class LandingStore(Protocol):
         """Make placed objects durable, content and name; the paths of which there is no object are passed over.
 
         Returns those that could not be made durable. What the kernel has once failed to write is lost, whatever a second
-        attempt says: they are to be written anew.
+        sync says: it is returned again, to every process, until it is restored or its name is given anew.
         """
 
     def restore(self, path: str, content: Buffer) -> None:

@@ -2,6 +2,7 @@
 
     <root>/.incoming/      files being written, each locked by its writer; small arrivals stay in memory until they are named
     <root>/.quarantine/    what was received but must not be served, with the reason beside it
+    <root>/.unsynced/      a mark for each object that the kernel has failed to write, until it is written anew
     <root>/…               placed objects, read-only, named by `storage.layout`
 
 fsspec never syncs, so it has no part here.
@@ -39,11 +40,13 @@ from pacs_core.storage.files import (
     write_atomically,
 )
 from pacs_core.storage.layout import is_object_path
+from pacs_core.storage.unsynced import UnsyncedMarks
 
 log = structlog.get_logger(__name__)
 
 INCOMING = ".incoming"
 QUARANTINE = ".quarantine"
+UNSYNCED = ".unsynced"
 RETIRED = ".retired"  # by digest: what retention has removed and not yet destroyed
 
 IN_MEMORY = 1 << 20  # bytes of an arrival that are kept in memory; a larger one goes into a file as it arrives
@@ -208,6 +211,7 @@ class LandingDirectory:
         # Directories whose own name this process knows to be durable. Nothing of ours removes directories
         # of the landing tier, so what is known stays true.
         self._durable: set[Path] = set()
+        self._unsynced = UnsyncedMarks(root / UNSYNCED)
         self._buffers = _Buffers()
         self._lock = threading.Lock()
 
@@ -233,15 +237,19 @@ class LandingDirectory:
                 fsync_directory(target.parent)
         if created:
             sealed.discard()
+            self._unsynced.clear(path)
         return Placement(path, created)
 
     def secure(self, paths: Sequence[str]) -> Sequence[str]:
         """Sync objects and their directories; see ports.LandingStore."""
-        failed = [path for path in paths if not _synced(self._resolve(path))]
+        marked = self._unsynced.among(paths)
+        failed = [path for path in paths if path in marked or not _synced(self._resolve(path))]
         parents = {self._resolve(path).parent for path in paths}
         lost = {parent for parent in parents if not self._is_durable(parent)}
         if lost:
             failed += [path for path in paths if path not in failed and self._resolve(path).parent in lost]
+        for path in failed:
+            self._unsynced.add(path)
         return failed
 
     def restore(self, path: str, content: Buffer) -> None:
@@ -249,7 +257,8 @@ class LandingDirectory:
         target = self._resolve(path)
         with translated(f"restoring {path}"):
             self._ensure_directory(target.parent)
-            write_atomically(target, content, mode=OBJECT_MODE)
+            self._replace(target, content)
+        self._unsynced.clear(path)
 
     def quarantine(self, incoming: Incoming, *, reason: str) -> str:
         """Keep a sealed object aside; see ports.LandingStore."""
@@ -324,6 +333,21 @@ class LandingDirectory:
         """Remove what dead writers left; see ports.LandingStore."""
         with translated(f"sweeping {self._incoming}"):
             return remove_abandoned(self._incoming)
+
+    def _replace(self, target: Path, content: Buffer) -> None:
+        """Put new content in the place of whatever has a name, durably; a crash leaves the one or the other, and nothing beside it."""
+        self._ensure_directory(self._incoming)
+        temporary, fd = create_locked(self._incoming, suffix=".part", flags=os.O_WRONLY, mode=OBJECT_MODE)
+        try:
+            write_all(fd, content)
+            os.fsync(fd)
+            temporary.replace(target)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
+        fsync_directory(target.parent)
 
     def _check_reserve(self) -> None:
         if not self._reserve:

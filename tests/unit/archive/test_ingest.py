@@ -392,3 +392,46 @@ def _when_journalled(home: Home, monkeypatch: pytest.MonkeyPatch, act: Callable[
         return append(record, content)
 
     monkeypatch.setattr(journal, "append", acting)
+
+
+def test_an_arrival_never_relies_on_an_object_that_the_kernel_has_failed_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path)
+    held = home.hot / home.store(data_set()).record.path
+    before = held.stat().st_ino
+    real = os.fsync
+
+    def fail_object(fd: int) -> None:
+        if Path(f"/proc/self/fd/{fd}").readlink() == held:
+            raise OSError(errno.EIO, "Input/output error")
+        real(fd)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fail_object)
+        assert home.store(data_set(), LATER).fate is Fate.ALREADY_HELD
+    assert held.stat().st_ino != before
+    content = held.read_bytes()
+    assert home.store(data_set(), LATER).fate is Fate.ALREADY_HELD
+    assert held.read_bytes() == content
+
+
+def test_while_it_cannot_be_written_anew_either_the_arrival_is_refused_however_often_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path)
+    held = home.hot / home.store(data_set()).record.path
+    before = held.stat().st_ino
+    real = os.fsync
+
+    def fail_content(fd: int) -> None:
+        if Path(f"/proc/self/fd/{fd}").readlink().suffix in (".dcm", ".part"):
+            raise OSError(errno.EIO, "Input/output error")
+        real(fd)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fail_content)
+        for _ in range(2):
+            with pytest.raises(StorageUnavailable):
+                home.store(data_set(), LATER)
+    assert held.stat().st_ino == before
+    assert home.store(data_set(), LATER).fate is Fate.ALREADY_HELD
+    assert held.stat().st_ino != before

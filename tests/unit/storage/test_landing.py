@@ -199,6 +199,54 @@ def test_objects_whose_name_could_not_be_synced_are_named_too(tmp_path: Path, mo
     assert store.secure(["1/2/3.dcm"]) == ["1/2/3.dcm"]
 
 
+def test_what_could_not_be_synced_once_is_in_doubt_for_every_process_until_it_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, path = LandingDirectory(tmp_path), "1/2/3.dcm"
+    store.place(sealed(store), path, durable=False)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fail_io)
+        assert store.secure([path]) == [path]
+    assert store.secure([path]) == [path]
+    assert LandingDirectory(tmp_path).secure([path, "1/2/other.dcm"]) == [path]
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fail_io)
+        with pytest.raises(StorageUnavailable):
+            store.restore(path, b"content")
+    assert store.secure([path]) == [path]
+    store.restore(path, b"content")
+    assert LandingDirectory(tmp_path).secure([path]) == []
+
+
+def test_a_name_that_is_given_anew_is_in_doubt_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, path = LandingDirectory(tmp_path), "1/2/3.dcm"
+    store.place(sealed(store), path, durable=False)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fail_io)
+        assert store.secure([path]) == [path]
+    store.set_aside(path, reason="in doubt")
+    assert store.place(sealed(store), path, durable=False).created
+    assert store.secure([path]) == []
+
+
+RESTORER = """
+import os, sys
+from pathlib import Path
+from pacs_core.storage.landing import LandingDirectory
+os.fsync = lambda fd: os._exit(9) if ".part" in os.readlink(f"/proc/self/fd/{fd}") else None
+LandingDirectory(Path(sys.argv[1])).restore("1/2/3.dcm", b"new")
+"""
+
+
+def test_a_crash_while_an_object_is_written_anew_leaves_the_old_one_and_nothing_that_is_not_swept(tmp_path: Path) -> None:
+    store = LandingDirectory(tmp_path)
+    store.place(sealed(store, b"old"), "1/2/3.dcm", durable=True)
+    assert subprocess.run([sys.executable, "-c", RESTORER, tmp_path], check=False).returncode == 9
+    assert [path.name for path in (tmp_path / "1/2").iterdir()] == ["3.dcm"]
+    assert (tmp_path / "1/2/3.dcm").read_bytes() == b"old"
+    assert store.sweep() == 1
+
+
 @pytest.mark.parametrize("torn", [None, b"", b"torn"])
 def test_an_object_is_written_anew_whatever_has_its_name(tmp_path: Path, torn: bytes | None) -> None:
     store = LandingDirectory(tmp_path)
