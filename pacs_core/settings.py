@@ -216,6 +216,11 @@ class Settings(BaseSettings):
         default_factory=list,
         description="The AE titles of peers that are told (MPPS Notification) when a procedure step changes its status.",
     )
+    commitment_verify: str = Field(
+        "hash",
+        pattern="^(hash|size)$",
+        description="What is done before we commit to an instance: `hash`: its object is read and compared with its SHA-256; `size`: it is there, with its size.",
+    )
     report_retry_first: float = Field(
         5, ge=0.1, le=3600, description="Seconds before an event report is tried again that a peer did not take; doubled each time."
     )

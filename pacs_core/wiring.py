@@ -20,12 +20,15 @@ from pacs_core.archive.indexing import Committer, wait_until_committed
 from pacs_core.archive.ingest import Ingest
 from pacs_core.archive.queries import Queries
 from pacs_core.archive.retrieval import Retrieval
+from pacs_core.archive.safekeeping import Safekeeping
+from pacs_core.dicom.sop_classes import is_storable
 from pacs_core.dimse.callers import Callers
 from pacs_core.dimse.client import TLS, Caller
 from pacs_core.dimse.courier import Courier
 from pacs_core.dimse.listener import Limits, Listener
 from pacs_core.dimse.pool import AssociationPool
 from pacs_core.dimse.services import Service
+from pacs_core.dimse.services.commitment import CommitmentService
 from pacs_core.dimse.services.performed_step import PerformedStepService
 from pacs_core.dimse.services.query import QueryService
 from pacs_core.dimse.services.retrieve import Retrieve
@@ -38,6 +41,7 @@ from pacs_core.hl7.server import OrderServer
 from pacs_core.index.associations import Associations
 from pacs_core.index.backup import IndexBackup
 from pacs_core.index.commit import LakeIndexWriter
+from pacs_core.index.commitments import CommitmentRequests, Commitments
 from pacs_core.index.contents import digests
 from pacs_core.index.copies import CopyReader
 from pacs_core.index.event_reports import EventReports
@@ -72,6 +76,7 @@ from pacs_core.storage.uncommitted import JournalReader
 from pacs_core.supervisor.postgres import catalog_url
 from pacs_core.telemetry.behind import Behind
 from pacs_core.telemetry.timing import Timings
+from pacs_core.workflow.committing import CommitmentChecker
 from pacs_core.workflow.retries import Retries
 from pacs_core.workflow.worklist import StepState, item_of
 
@@ -176,6 +181,11 @@ def order_server(settings: Settings) -> Iterator[OrderServer]:
 
         address = settings.hl7_host, settings.hl7_port
         yield OrderServer(address, stations=settings.hl7_stations, keep=keep, idle=settings.idle_timeout)
+
+
+def commitment_requests(settings: Settings) -> CommitmentRequests:
+    """What we have asked peers to commit to."""
+    return CommitmentRequests(Database(catalog_url(settings)))
 
 
 def caller(settings: Settings, ae_title: str = "") -> Caller:
@@ -504,22 +514,43 @@ def listener(settings: Settings) -> Iterator[Listener]:
         closing(Behind(Associations(database).record, name="associations")) as associations,
         closing(Behind(Worklist(database).record, name="worklist-queries")) as asked,
         _courier(settings, database) as courier,
+        _checker(settings, database, to, courier) as checker,
     ):
-        services = _Serving(settings, to, pool, reading, database, asked, courier, Timings())
+        services = _Serving(settings, to, pool, reading, database, asked, courier, checker, Timings())
         yield _listener(settings, services, associations)
 
 
 @contextmanager
 def _courier(settings: Settings, database: Database) -> Iterator[Courier]:
     """Delivers event reports while the context lasts."""
-    retries = Retries(
+    with closing(Courier(EventReports(database), Peers(database), caller(settings), _retries(settings))) as delivering:
+        delivering.start()
+        yield delivering
+
+
+@contextmanager
+def _checker(settings: Settings, database: Database, to: SegmentJournal, courier: Courier) -> Iterator[CommitmentChecker]:
+    """Checks what peers ask us to commit to, while the context lasts."""
+    checker = CommitmentChecker(
+        Commitments(database),
+        Safekeeping(stores(settings), CopyReader(database), read=settings.commitment_verify == "hash"),
+        settle=lambda: wait_until_committed(to, _SETTLING_PATIENCE),
+        supports=lambda sop_class: is_storable(sop_class, private=settings.accept_private_sop_classes),
+        retries=_retries(settings),
+        retrieve_ae=settings.ae_title,
+        owed=courier.hasten,
+    )
+    with closing(checker):
+        checker.start()
+        yield checker
+
+
+def _retries(settings: Settings) -> Retries:
+    return Retries(
         timedelta(seconds=settings.report_retry_first),
         timedelta(seconds=settings.report_retry_longest),
         timedelta(days=settings.report_give_up_days),
     )
-    with closing(Courier(EventReports(database), Peers(database), caller(settings), retries)) as delivering:
-        delivering.start()
-        yield delivering
 
 
 @dataclass(frozen=True, slots=True)
@@ -533,6 +564,7 @@ class _Serving:
     database: Database
     asked: Behind[WorklistQuery]
     courier: Courier
+    checker: CommitmentChecker
     timings: Timings
 
     def all(self) -> Sequence[Service]:
@@ -546,6 +578,7 @@ class _Serving:
             Retrieve(queries, self.reading, known, self.pool, self.timings),
             WorklistService(Worklist(self.database), states=_offered(settings), asked=self._note_query),
             PerformedStepService(PerformedSteps(self.database), notified=settings.mpps_notify, told=self.courier.hasten),
+            CommitmentService(Commitments(self.database), CommitmentRequests(self.database), self.checker, self.courier, known),
         )
 
     def _note_query(self, asked_at: datetime, calling_ae: str, status: int, matches: int, milliseconds: float) -> None:

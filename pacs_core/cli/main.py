@@ -152,12 +152,17 @@ def echo(peer: Remote = "", aet: Calling = "", home: Home = None) -> None:
 
 @app.command()
 def store(
-    paths: Annotated[list[Path], typer.Argument(help="DICOM files or folders.")], peer: Remote = "", aet: Calling = "", home: Home = None
+    paths: Annotated[list[Path], typer.Argument(help="DICOM files or folders.")],
+    commit: Annotated[bool, typer.Option("--commit", help="Have the peer commit to what it was sent (storage commitment).")] = False,
+    commit_timeout: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds to wait for that.")] = 60,
+    peer: Remote = "",
+    aet: Calling = "",
+    home: Home = None,
 ) -> None:
-    """Send DICOM files to a peer (C-STORE)."""
+    """Send DICOM files to a peer (C-STORE). Exit status 1 unless it takes them all, and with --commit commits to them."""
     from pacs_core.cli import network
 
-    network.store(network.target(home, peer, aet), paths)
+    network.store(network.target(home, peer, aet), paths, network.commitment(home, commit_timeout) if commit else None)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from pacs_core.cli import output
 from pacs_core.cli.errors import Failed
 from pacs_core.dicom.file_meta import read_file_meta
 from pacs_core.dicom.headers import header_of
-from pacs_core.dimse import client, sending
+from pacs_core.dimse import client, committing, sending
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.client import Caller
 from pacs_core.dimse.command import Command
@@ -27,6 +27,7 @@ from pacs_core.dimse.request_form import MAXIMUM_CONTEXTS
 from pacs_core.dimse.services.verification import VERIFICATION
 from pacs_core.errors import ConfigurationError, PacsError
 from pacs_core.model import AETitle, Peer
+from pacs_core.ports.commitment import Reference, Requests
 from pacs_core.settings import check_ae_title, load_settings
 
 _UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
@@ -84,9 +85,23 @@ class _LocalInstance:
     path: Path
 
 
-def store(to: Target, paths: Sequence[Path]) -> None:
-    """C-STORE of every DICOM file below the paths. Failed if one of them is not a DICOM file or is not accepted."""
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """That a peer is to commit to what it is sent: within so many seconds, with the requests of this archive."""
+
+    requests: Requests
+    timeout: float
+
+
+def commitment(home: Path | None, timeout: float) -> Commitment:
+    """Where requests for commitment are kept."""
+    return Commitment(wiring.commitment_requests(load_settings(home)), timeout)
+
+
+def store(to: Target, paths: Sequence[Path], wanted: Commitment | None = None) -> None:
+    """C-STORE of every DICOM file below the paths. Failed if one of them is not a DICOM file, not accepted or not committed to."""
     failures = 0
+    accepted: list[Reference] = []
     with output.progress("sent") as progression, closing(AssociationPool(to.caller, idle=0)) as pool:
         instances = []
         for path in _files(paths):
@@ -97,11 +112,24 @@ def store(to: Target, paths: Sequence[Path]) -> None:
                 progression.line(f"{_printable(path)}: not sent: {exc}")
         for outcome in sending.deliver(pool, to.peer, instances, lambda instance: open_data_set(instance.path)):
             progression.advance(total=len(instances))
-            if not sending.is_success(outcome.status):
+            if sending.is_success(outcome.status):
+                accepted.append(Reference(outcome.instance.SOPClassUID, outcome.instance.SOPInstanceUID))
+            else:
                 failures += 1
                 progression.line(f"{_printable(outcome.instance.path)}: status {outcome.status:04X} {outcome.reason}".rstrip())
+    if wanted is not None and accepted:
+        failures += _commit(to, accepted, wanted)
     if failures:
         raise Failed
+
+
+def _commit(to: Target, accepted: Sequence[Reference], wanted: Commitment) -> int:
+    """Have the peer commit to instances; how many it does not."""
+    failed = committing.ask(to.caller, to.peer, accepted, wanted.requests, timeout=wanted.timeout)
+    for uid, reason in failed.items():
+        output.line(f"{uid}: not committed: {reason:04X}")
+    output.line(f"{to.peer.ae_title} has committed to {len(accepted) - len(failed)} of {len(accepted)} instances")
+    return len(failed)
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -84,13 +84,13 @@ class Association:
                 pass
             raise
 
-    def identifier(self, context: Context) -> bytes:
-        """A data set that is small by nature, whole."""
+    def identifier(self, context: Context, *, limit: int = _IDENTIFIER_LIMIT) -> bytes:
+        """A data set that is small by nature, whole. ProtocolViolation if it has more bytes than that."""
         body = bytearray()
         for fragment in self.data_set(context):
             body += fragment.data
-            if len(body) > _IDENTIFIER_LIMIT:
-                raise ProtocolViolation(f"an identifier of more than {_IDENTIFIER_LIMIT} bytes")
+            if len(body) > limit:
+                raise ProtocolViolation(f"an identifier of more than {limit} bytes")
         return bytes(body)
 
     def skip_data_set(self, context: Context, command: Command) -> None:

@@ -1,6 +1,7 @@
 """Delivers event reports to peers: on associations of our own, in which we are the SCP (PS3.7 10.1.1, D.3.3.4)."""
 
 import threading
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from itertools import groupby
@@ -21,8 +22,8 @@ from pacs_core.workflow.retries import Retries
 log = structlog.get_logger(__name__)
 
 _TRANSFER_SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
-_AT_ONCE = 50
-_LEASE = timedelta(minutes=5)  # after which another process takes up what this one was at
+_AT_ONCE = 10
+_LEASE = timedelta(seconds=30)  # after which another process takes up what this one was at
 _CLOSING = 2.0  # seconds
 _LOOK_AGAIN = 5.0  # seconds, where nobody says that there is something to do
 _SUCCESS = 0x0000
@@ -77,6 +78,11 @@ class Courier:
             if not worked:
                 self._due.wait(_LOOK_AGAIN)
 
+    def deliver_over(self, assoc: Association, number: int) -> None:
+        """Try one report over an association of the peer's. AssociationEnded if that ends; the report stays owed then."""
+        for claimed in self._reports.claim(limit=1, lease=_LEASE, number=number):
+            self._report(assoc, claimed)
+
     def deliver_due(self) -> bool:
         """Try what is due now, a few at a time; whether there was anything."""
         claimed = self._reports.claim(limit=_AT_ONCE, lease=_LEASE)
@@ -86,12 +92,12 @@ class Courier:
         return bool(claimed)
 
     def _deliver(self, peer: str, context_class: str, group: Sequence[Claimed]) -> None:
-        """Over one association; where that ends, the rest is tried later."""
-        left = list(group)
+        """Over one association; where that ends, the rest is tried later. What has been ours for long is left to the next claim."""
+        left, until = list(group), time.monotonic() + _LEASE.total_seconds() / 2
         try:
             assoc = self._associate(peer, context_class)
             try:
-                while left and not self._stopping.is_set():
+                while left and time.monotonic() < until and not self._stopping.is_set():
                     self._report(assoc, left.pop(0))
             finally:
                 assoc.release()
@@ -114,9 +120,8 @@ class Courier:
             raise
         if status == _SUCCESS:
             self._reports.delivered(claimed.number)
-            log.info(
-                "report_delivered", peer=claimed.report.peer, SOPInstanceUID=claimed.report.sop_instance, event=claimed.report.event_type
-            )
+            told = claimed.report
+            log.info("report_delivered", peer=told.peer, SOPInstanceUID=told.sop_instance, event_type=told.event_type)
         else:
             self._put_off(claimed, f"the peer answered with status {status:04X}")
 

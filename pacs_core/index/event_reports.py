@@ -9,7 +9,8 @@ from pacs_core.ports.modality import Claimed, Report
 
 _CLAIM = """
     UPDATE pacs.event_report SET attempts = attempts + 1, next_attempt_at = now() + :lease WHERE number IN (
-        SELECT number FROM pacs.event_report WHERE state = 'due' AND next_attempt_at <= now()
+        SELECT number FROM pacs.event_report WHERE state = 'due'
+        AND CASE WHEN CAST(:number AS bigint) IS NULL THEN next_attempt_at <= now() ELSE number = :number END
         ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED)
     RETURNING number, peer, "SOPClassUID", context_class, "SOPInstanceUID", event_type, attributes, attempts, now() - created_at
 """
@@ -21,10 +22,10 @@ class EventReports:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, *, limit: int, lease: timedelta) -> Sequence[Claimed]:
-        """Reports that are due, ours for so long: nobody else is given them until then."""
+    def claim(self, *, limit: int, lease: timedelta, number: int | None = None) -> Sequence[Claimed]:
+        """See ports.modality.EventReports."""
         with self._database.transaction() as session:
-            rows = session.run(_CLAIM, limit=limit, lease=lease)
+            rows = session.run(_CLAIM, limit=limit, lease=lease, number=number)
         return [Claimed(row[0], Report(*row[1:7]), row[7], row[8]) for row in rows]
 
     def delivered(self, number: int) -> None:
@@ -47,11 +48,11 @@ class EventReports:
             session.run(statement, number=number)
 
 
-def owe(session: Session, report: Report) -> None:
-    """Enter a report, in the transaction of what it reports."""
-    session.run(
+def owe(session: Session, report: Report) -> int:
+    """Enter a report, in the transaction of what it reports; its number."""
+    ((number,),) = session.run(
         'INSERT INTO pacs.event_report (peer, "SOPClassUID", context_class, "SOPInstanceUID", event_type, attributes)'
-        " VALUES (:peer, :sop_class, :context_class, :sop_instance, :event_type, :attributes)",
+        " VALUES (:peer, :sop_class, :context_class, :sop_instance, :event_type, :attributes) RETURNING number",
         peer=report.peer,
         sop_class=report.sop_class,
         context_class=report.context_class,
@@ -59,3 +60,4 @@ def owe(session: Session, report: Report) -> None:
         event_type=report.event_type,
         attributes=json.dumps(report.attributes),
     )
+    return int(number)

@@ -302,6 +302,40 @@ _STEPS = (
     )
     """,
     "CREATE INDEX event_report_due ON pacs.event_report (next_attempt_at) WHERE state = 'due'",
+    # Storage commitment: what peers have asked of us (scp) and we of them (scu).
+    """
+    CREATE TABLE pacs.commitment (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        role text NOT NULL CHECK (role IN ('scp', 'scu')),
+        peer text NOT NULL,
+        "TransactionUID" text NOT NULL,
+        is_repeated boolean NOT NULL DEFAULT false,
+        state text NOT NULL DEFAULT 'requested' CHECK (state IN ('requested', 'answered')),
+        instances integer NOT NULL,
+        failed integer,
+        digest text NOT NULL,
+        requested_at timestamptz NOT NULL DEFAULT now(),
+        answered_at timestamptz,
+        attempts integer NOT NULL DEFAULT 0,
+        next_attempt_at timestamptz NOT NULL DEFAULT now(),
+        last_error text NOT NULL DEFAULT '',
+        report bigint REFERENCES pacs.event_report ON DELETE SET NULL
+    )
+    """,
+    'CREATE UNIQUE INDEX commitment_transaction ON pacs.commitment (role, peer, "TransactionUID") WHERE NOT is_repeated',
+    "CREATE INDEX commitment_due ON pacs.commitment (next_attempt_at) WHERE state = 'requested' AND role = 'scp'",
+    """
+    CREATE TABLE pacs.commitment_instance (
+        commitment bigint NOT NULL REFERENCES pacs.commitment ON DELETE CASCADE,
+        position integer NOT NULL,
+        "SOPClassUID" text NOT NULL,
+        "SOPInstanceUID" text NOT NULL,
+        result text NOT NULL DEFAULT 'pending' CHECK (result IN ('pending', 'committed', 'failed')),
+        failure_reason text,
+        PRIMARY KEY (commitment, position)
+    )
+    """,
+    'CREATE INDEX commitment_instance_uid ON pacs.commitment_instance ("SOPInstanceUID")',
 )
 
 

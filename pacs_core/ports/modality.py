@@ -97,8 +97,8 @@ class Claimed:
 class EventReports(Protocol):
     """What is owed to peers. Any number of processes may share it."""
 
-    def claim(self, *, limit: int, lease: timedelta) -> Sequence[Claimed]:
-        """Reports that are due, ours for so long: nobody else is given them until then."""
+    def claim(self, *, limit: int, lease: timedelta, number: int | None = None) -> Sequence[Claimed]:
+        """Reports that are due, or just this one, due or not; ours for so long: nobody else is given them until then."""
 
     def delivered(self, number: int) -> None:
         """The peer has taken it. Repeatable."""

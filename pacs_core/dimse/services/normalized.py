@@ -20,6 +20,8 @@ from pacs_core.errors import PacsError
 
 log = structlog.get_logger(__name__)
 
+_LARGEST = 16 << 20  # bytes of a data set: a commitment request for 100,000 instances
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -103,13 +105,13 @@ def chosen(ds: Dataset, wanted: Sequence[int]) -> Dataset:
 
 
 def _request(assoc: Association, context: Context, command: Command) -> Request:
-    attributes = identifiers.decode(assoc.identifier(context), context.transfer_syntax) if command.has_data_set else Dataset()
+    data = assoc.identifier(context, limit=_LARGEST) if command.has_data_set else b""
     return Request(
         calling_ae=assoc.agreement.calling_ae,
         association=assoc.id,
         sop_class=command.AffectedSOPClassUID or command.RequestedSOPClassUID or "",
         sop_instance=_instance(command),
-        attributes=attributes,
+        attributes=identifiers.decode(data, context.transfer_syntax) if data else Dataset(),
         wanted=tuple(command.AttributeIdentifierList or ()),
         type_id=command.ActionTypeID or command.EventTypeID or 0,
     )
