@@ -2,7 +2,7 @@
 
 import sys
 from enum import Enum
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -159,6 +159,8 @@ def _allowed(field: FieldInfo) -> str:
     if bounds:
         least = f"above {bounds['gt']}" if "gt" in bounds else f"{bounds['ge']}"
         return f"{least} to {bounds['le']}" if "le" in bounds else f"from {least}"
+    if get_origin(kind) is list and get_args(kind)[0] is str:
+        return "a list"
     return {"str": "text", "Path": "a path"}.get(getattr(kind, "__name__", ""), "a table")
 
 

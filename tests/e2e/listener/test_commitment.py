@@ -89,7 +89,7 @@ def request(
 
 @pytest.fixture
 def modality() -> Iterator[Modality]:
-    made = Modality(*free_ports(1))
+    made = Modality(free_ports(1)[0])
     yield made
     for server in made.servers:
         server.shutdown()
