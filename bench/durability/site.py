@@ -34,6 +34,7 @@ class Site:
         listeners: the listener processes.
         scp: how clients reach them.
         log: what all processes have logged.
+        environment: what a `pacs` command needs to mean this archive.
     """
 
     def __init__(self, folder: Path, catalog_url: str, *, listeners: int = 1, settings: Mapping[str, str] | None = None) -> None:
@@ -41,7 +42,7 @@ class Site:
         self.home = folder / "home"
         self.oracle = folder / "oracle"
         template = Listener(self.home, catalog_url=catalog_url, settings=settings)
-        self.scp, self.log, self._env = template.scp, template.log, template.env
+        self.scp, self.log, self.environment = template.scp, template.log, template.env
         self.listeners: list[Daemon] = []
         self.index = Index(catalog_url, self.home)
         self._count = listeners
@@ -145,7 +146,7 @@ class Site:
         return check(self.hot, rows, oracle)
 
     def _new(self) -> Daemon:
-        return Daemon([PACS, "listen"], log=self.log, env=self._env)
+        return Daemon([PACS, "listen"], log=self.log, env=self.environment)
 
     def _is_listening(self, listener: Daemon) -> bool:
         if listener.process.poll() is not None:
