@@ -62,14 +62,20 @@ class Worklist:
                 _put(session, entry)
             return len(entries) + sum(_cancel(session, each) for each in cancelled)
 
-    def headers(self, states: Sequence[str], keys: Mapping[str, str]) -> Sequence[Header]:
-        """The items in some states whose attributes have just these values, in the order in which they are scheduled."""
+    def headers(
+        self, states: Sequence[str], keys: Mapping[str, str], *, first: datetime | None = None, last: datetime | None = None
+    ) -> Sequence[Header]:
+        """See ports.modality.WorklistItems."""
         conditions = "".join(f' AND "{keyword}" = :{keyword}' for keyword in keys)
         with self._database.transaction() as session:
             rows = session.run(
                 f"SELECT header FROM pacs.worklist_item WHERE state = ANY(CAST(:states AS text[])){conditions}"  # noqa: S608 names of columns
+                " AND scheduled_at >= coalesce(CAST(:first AS timestamp), '-infinity')"
+                " AND scheduled_at <= coalesce(CAST(:last AS timestamp), 'infinity')"
                 " ORDER BY scheduled_at, number",
                 states=list(states),
+                first=first,
+                last=last,
                 **keys,
             )
         return [header for (header,) in rows]

@@ -56,8 +56,13 @@ class WorklistQuery:
 class WorklistItems(Protocol):
     """What is scheduled."""
 
-    def headers(self, states: Sequence[str], keys: Mapping[str, str]) -> Sequence[Header]:
-        """The items in some states whose attributes have just these values, in the order in which they are scheduled."""
+    def headers(
+        self, states: Sequence[str], keys: Mapping[str, str], *, first: datetime | None = None, last: datetime | None = None
+    ) -> Sequence[Header]:
+        """The items in some states whose attributes have just these values, in the order in which they are scheduled.
+
+        `first`, `last`: when they are to begin at the earliest and at the latest, local time.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pacs_core.dimse.services import SUCCESS, UNCOMPRESSED, Service, finding
 from pacs_core.dimse.services.finding import Finding
 from pacs_core.model import Header, Permission
 from pacs_core.ports.modality import WorklistItems
-from pacs_core.workflow.worklist import criteria_of, exact_keys
+from pacs_core.workflow.worklist import criteria_of, exact_keys, period_of
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +59,8 @@ class WorklistService(Service):
     def _look_up(self, identifier: Dataset) -> Finding:
         keys = header_of(identifier)
         criteria = criteria_of(keys)
-        candidates = self._items.headers(self._states, exact_keys(keys))
+        first, last = period_of(criteria)
+        candidates = self._items.headers(self._states, exact_keys(keys), first=first, last=last)
         selected = (item for item in candidates if all(criterion.satisfied_by(item) for criterion in criteria))
         return Finding(_answers(identifier, selected), whole=all(element.keyword for element in identifier))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import crash, duplicates, fsync, full, hostile, outage, proxy, steps
+from bench import commitment, crash, duplicates, fsync, full, hostile, outage, proxy, steps
 from bench.durability.checker import Findings, IndexRow, check, data_set_digest
 from bench.durability.disk import can_mount
 from bench.durability.oracle import NO_ANSWER, SUCCESS, Oracle
@@ -53,6 +53,10 @@ def test_an_outage_of_postgresql_refuses_and_loses_nothing(tmp_path: Path) -> No
 
 def test_a_transfer_that_breaks_leaves_nothing(tmp_path: Path, catalogs: Catalogs) -> None:
     _assert_durable(proxy.run(tmp_path, catalogs, rounds=30, seed=_SEED))
+
+
+def test_commitment_is_exact_and_reaches_a_modality_that_was_away(tmp_path: Path, catalogs: Catalogs) -> None:
+    _assert_durable(commitment.run(tmp_path, catalogs, rounds=20, away=2, seed=_SEED))
 
 
 def test_of_many_arrivals_of_an_instance_the_first_is_held_once(tmp_path: Path, catalogs: Catalogs) -> None:

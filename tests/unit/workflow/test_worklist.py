@@ -6,7 +6,7 @@ import pytest
 
 from pacs_core.errors import InvalidAttributeValue, InvalidIdentifier, InvalidUID, MissingAttribute, RequestError
 from pacs_core.model import Header
-from pacs_core.workflow.worklist import STEPS, criteria_of, exact_keys, item_of, step_of
+from pacs_core.workflow.worklist import STEPS, criteria_of, exact_keys, item_of, period_of, step_of
 
 FLAT: Header = {
     "PatientID": "P1",
@@ -115,6 +115,19 @@ def test_what_cannot_be_scheduled_is_refused_with_what_to_do(changes: Header, er
 )
 def test_a_query_selects_as_the_standard_says(keys: Header, selected: bool) -> None:
     assert selects(keys) is selected
+    first, last = period_of(criteria_of(keys))
+    scheduled_at = item_of(FLAT).scheduled_at
+    if selected:  # what a store leaves out by its time would not have been selected
+        assert (first or scheduled_at) <= scheduled_at <= (last or scheduled_at)
+
+
+def test_the_period_of_a_query_is_that_of_its_days() -> None:
+    days = step(ScheduledProcedureStepStartDate="20261127\\20261130-20261201")
+    first, last = period_of(criteria_of(days))
+    assert (str(first), str(last)) == ("2026-11-27 00:00:00", "2026-12-01 23:59:59.999999")
+    assert period_of(criteria_of(step(ScheduledProcedureStepStartDate="20261127-"))) == (first, None)
+    assert period_of(criteria_of(step(ScheduledProcedureStepStartTime="0800"))) == (None, None)
+    assert period_of(criteria_of({})) == (None, None)
 
 
 @pytest.mark.parametrize("keys", [step(ScheduledProcedureStepStartDate="2026*"), {STEPS: [{"Modality": "CT"}, {"Modality": "MR"}]}])
