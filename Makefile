@@ -37,6 +37,8 @@ format: $(VENV)/.installed-dev
 docs: $(VENV)/.installed
 	$(VENV)/bin/python docs/generate_configuration.py > docs/configuration.md.new
 	mv docs/configuration.md.new docs/configuration.md
+	$(VENV)/bin/python docs/generate_conformance.py > docs/conformance.md.new
+	mv docs/conformance.md.new docs/conformance.md
 
 lock: $(VENV)/bin/python
 	$(VENV)/bin/python .ci/lock.py > requirements.lock.new
