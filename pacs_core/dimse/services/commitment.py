@@ -6,6 +6,7 @@ import structlog
 
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import Command, CommandField
+from pacs_core.dimse.connection import AssociationEnded
 from pacs_core.dimse.courier import Courier
 from pacs_core.dimse.negotiation import Context
 from pacs_core.dimse.services import UNCOMPRESSED, Service, normalized
@@ -77,11 +78,12 @@ class CommitmentService(Service):
         def report() -> None:
             try:
                 owed = self._checker.check(number)
+                if owed is not None and not assoc.connection.readable():
+                    self._courier.deliver_over(assoc, owed)
+            except AssociationEnded:
+                raise
             except PacsError as exc:
                 log.info("commitment_left_for_later", association=assoc.id, reason=str(exc))
-                return
-            if owed is not None and not assoc.connection.readable():
-                self._courier.deliver_over(assoc, owed)
 
         return report
 

@@ -1,9 +1,13 @@
 """Who may open an association, and do what."""
 
+import threading
+import time
 from collections.abc import Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
+from pacs_core.dimse import callers as callers_module
 from pacs_core.dimse.callers import Callers
 from pacs_core.dimse.negotiation import NotAccepted, Rejection
 from pacs_core.errors import IndexUnavailable
@@ -15,12 +19,15 @@ class Directory:
         self.peers = list(peers)
         self.away = False
         self.reads = 0
+        self.may_answer = threading.Event()
+        self.may_answer.set()
 
     def get(self, ae_title: str) -> Peer | None:
         raise AssertionError("all are read at once")
 
     def all(self) -> Sequence[Peer]:
         self.reads += 1
+        assert self.may_answer.wait(30)
         if self.away:
             raise IndexUnavailable("away")
         return self.peers
@@ -96,3 +103,30 @@ def test_where_they_were_never_read_a_caller_is_asked_to_come_again() -> None:
         Callers(directory, known_only=True).admit("CT1")
     assert refusal.value.rejection is Rejection.TEMPORARY_CONGESTION
     assert Callers(directory, known_only=False).may("CT1", Permission.QUERY)
+
+
+def test_a_directory_that_does_not_answer_holds_up_nobody_for_long_and_only_once() -> None:
+    now = [0.0]
+    directory = Directory(CT1)
+    callers = Callers(directory, known_only=True, now=lambda: now[0])
+    callers.admit("CT1")
+    directory.may_answer.clear()
+    now[0] = 10.0
+    started = time.monotonic()
+    for _ in range(200):
+        assert not callers.may("CT1", Permission.QUERY)
+    waited = time.monotonic() - started
+    directory.may_answer.set()
+    assert directory.reads == 2
+    assert waited < 200 * callers_module._PATIENCE  # one has waited, not each
+
+
+def test_an_unexpected_error_of_the_directory_is_survived() -> None:
+    class Broken(Directory):
+        def all(self) -> Sequence[Peer]:
+            raise ValueError("bug")
+
+    callers = Callers(Broken(), known_only=False, now=lambda: 0.0)
+    with capture_logs() as logs:
+        assert callers.may("CT1", Permission.QUERY)
+    assert [event["event"] for event in logs] == ["peers_not_read"]
