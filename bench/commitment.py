@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydicom import Dataset
 from pydicom.uid import UID, MRImageStorage
@@ -115,6 +114,7 @@ def run(folder: Path, catalogs: Catalogs, *, rounds: int, away: float, seed: int
             back_at = time.monotonic()
             with modality.listening():
                 eventually(lambda: len(modality.answers) == rounds, within=_DELIVERED_WITHIN, what="an answer to each request")
+                eventually(lambda: _is_all_delivered(site), within=_DELIVERED_WITHIN, what="the record of every delivery")
         delivered = [answers[0][0] - back_at for answers in modality.answers.values()]
         verdict.count("requests", rounds)
         verdict.count("kills", len(kills))
@@ -230,15 +230,13 @@ def _compare(verdict: Verdict, requests: Sequence[_Asked], modality: _Modality) 
     verdict.count("with failures", sum(bool(asked.failures) for asked in requests))
 
 
+def _is_all_delivered(site: Site) -> bool:
+    return not query_rows(site.environment, "SELECT 1 FROM event_report WHERE state <> 'delivered' LIMIT 1")
+
+
 def _look_at_the_record(verdict: Verdict, site: Site, rounds: int) -> None:
-    def settled() -> bool:
-        return not rows("SELECT 1 FROM event_report WHERE state <> 'delivered' LIMIT 1")
-
-    def rows(query: str) -> list[dict[str, Any]]:
-        return query_rows(site.environment, query)
-
-    eventually(settled, within=120, what="the record of every delivery")
-    (row,) = rows("SELECT count(*) AS n FROM commitment JOIN event_report r ON r.number = report WHERE commitment.state = 'answered'")
+    query = "SELECT count(*) AS n FROM commitment JOIN event_report r ON r.number = report WHERE commitment.state = 'answered'"
+    (row,) = query_rows(site.environment, query)
     verdict.require(row["n"] == rounds, f"{row['n']} requests are on record as answered")
 
 
