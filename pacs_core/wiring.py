@@ -313,7 +313,7 @@ def retrieval(settings: Settings) -> Iterator[Retrieval]:
                 ObjectCache(settings.cache_directory, limit=settings.cache_bytes),
                 copies=CopyReader(database),
                 recalls=Recalls(database),
-                recall=RecallStarter(settings.prefect_api_url),
+                recall=FlowStarter("recall", settings.flow_api_url, at_most_every=_RECALL_AT_MOST_EVERY),
                 accesses=accesses,
                 verify=settings.verify_on_read,
             )
@@ -322,17 +322,29 @@ def retrieval(settings: Settings) -> Iterator[Retrieval]:
         yield reading
 
 
-class RecallStarter:
-    """Runs the flow `recall` now, if a Prefect server answers; its schedule does later what this cannot. Called from any thread.
+class FlowStarter:
+    """Runs a flow now, if a Prefect server answers; its schedule does later what this cannot. Called from any thread.
 
     Args:
+        flow: its name.
         api_url: of the Prefect server.
-        run: starts a flow run; PacsError if that is impossible.
+        at_most_every: seconds; what is called sooner does nothing.
+        run: starts a run of a flow; PacsError if that is impossible.
     """
 
-    def __init__(self, api_url: str, *, run: Callable[[str], None] | None = None, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        flow: str,
+        api_url: str,
+        *,
+        at_most_every: float,
+        run: Callable[[str, str], None] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._flow = flow
         self._api_url = api_url
-        self._start_run = run or _run_recall
+        self._every = at_most_every
+        self._start_run = run or _run_flow
         self._now = now
         self._last = float("-inf")
         self._lock = threading.Lock()
@@ -340,24 +352,24 @@ class RecallStarter:
     def __call__(self) -> None:
         """Returns at once and never fails; does nothing where it has been called a moment before."""
         with self._lock:
-            if self._now() - self._last < _RECALL_AT_MOST_EVERY:
+            if self._now() - self._last < self._every:
                 return
             self._last = self._now()
-        threading.Thread(target=self._run, name="recall", daemon=True).start()
+        threading.Thread(target=self._run, name=self._flow, daemon=True).start()
 
     def _run(self) -> None:
         try:
-            self._start_run(self._api_url)
+            self._start_run(self._api_url, self._flow)
         except PacsError as exc:
-            log.debug("recall_not_started", reason=str(exc))
+            log.debug("flow_not_started", flow=self._flow, reason=str(exc))
 
 
-def _run_recall(api_url: str) -> None:
-    # Imported here: a listener that never recalls anything starts sooner without an HTTP client.
+def _run_flow(api_url: str, flow: str) -> None:
+    # Imported here: a listener that never starts a flow starts sooner without an HTTP client.
     from pacs_core.supervisor.flow_api import FlowApi
 
     with FlowApi(api_url, timeout=_FLOW_TIMEOUT) as api:
-        api.run("recall")
+        api.run(flow)
 
 
 def prepare(settings: Settings) -> None:

@@ -71,15 +71,15 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_it_may() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_a_recall_is_started_at_most_once_in_half_a_minute_and_never_fails() -> None:
+def test_a_flow_is_started_at_most_once_in_its_time_and_never_fails() -> None:
     now, started = [0.0], threading.Semaphore(0)
 
-    def run(url: str) -> None:
-        assert url == "http://prefect"
+    def run(url: str, flow: str) -> None:
+        assert (url, flow) == ("http://prefect", "recall")
         started.release()
         raise PeerUnavailable("no server")
 
-    start = wiring.RecallStarter("http://prefect", run=run, now=lambda: now[0])
+    start = wiring.FlowStarter("recall", "http://prefect", at_most_every=30, run=run, now=lambda: now[0])
     for _ in range(3):
         start()
     assert started.acquire(timeout=10)
