@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from pacs_core.settings import ArchivalRule, MigrationRule, RetentionRule, Settings, TierSettings
+from pacs_core.settings import ArchivalRule, MigrationRule, PrefetchSource, RetentionRule, Settings, TierSettings
 
 INTRODUCTION = """\
 # Configuration
@@ -94,6 +94,23 @@ undo_days = 30
 `pacs flow run migrate --param dry_run=true` shows what a rule would do.
 """
 
+WORKFLOW = """\
+## Prefetching
+
+```toml
+[[prefetch_sources]]           # asked first
+peer = "REGIONAL"
+how = "move"
+per_minute = 10
+
+[[prefetch_sources]]           # asked for what the first one does not have or give
+peer = "TELERADIOLOGY"
+how = "get"
+```
+
+`pacs flow run prefetch --param dry_run=true` shows what would be fetched.
+"""
+
 OUTRO = """\
 ## Two archives on one machine
 
@@ -118,6 +135,8 @@ def page() -> str:
             _table("Of each rule of migration", MigrationRule.model_fields),
             _table("Of each rule of archival", ArchivalRule.model_fields),
             _table("Of each rule of retention", RetentionRule.model_fields),
+            WORKFLOW,
+            _table("Of each source of priors", PrefetchSource.model_fields),
             OUTRO,
         ]
     )

@@ -21,8 +21,10 @@ from pacs_core.archive.queries import Queries
 from pacs_core.archive.retrieval import Retrieval
 from pacs_core.dimse.callers import Callers
 from pacs_core.dimse.client import TLS, Caller
+from pacs_core.dimse.fetching import IngestReceiver
 from pacs_core.dimse.listener import Limits, Listener
 from pacs_core.dimse.pool import AssociationPool
+from pacs_core.dimse.priors import RemoteArchive
 from pacs_core.dimse.services.query import QueryService
 from pacs_core.dimse.services.retrieve import Retrieve
 from pacs_core.dimse.services.storage import Storage
@@ -38,6 +40,7 @@ from pacs_core.index.locations import LakeLocations
 from pacs_core.index.maintenance import Upkeep
 from pacs_core.index.operational import FlowRuns, Peers, Plans, Recalls, StudyAccesses
 from pacs_core.index.postgres import Database
+from pacs_core.index.prefetches import Pace, Prefetches
 from pacs_core.index.reader import LakeIndexReader
 from pacs_core.index.recovery import IndexRecovery
 from pacs_core.index.removals import Holds, LakeRemovals
@@ -49,7 +52,7 @@ from pacs_core.lifecycle.rebuilding import Rebuild, Workplace
 from pacs_core.lifecycle.repairing import Repairer
 from pacs_core.lifecycle.retention import Retention
 from pacs_core.lifecycle.rules import ArchivalRule, Fill, MigrationRule, RetentionRule, Selection, Watermarks
-from pacs_core.model import AssociationRecord
+from pacs_core.model import AssociationRecord, Peer, PriorRequest
 from pacs_core.ports import ObjectStore
 from pacs_core.settings import TIER_NAMES, Settings, StudySelection, TierSettings
 from pacs_core.storage.cache import ObjectCache
@@ -61,6 +64,8 @@ from pacs_core.storage.uncommitted import JournalReader
 from pacs_core.supervisor.postgres import catalog_url
 from pacs_core.telemetry.behind import Behind
 from pacs_core.telemetry.timing import Timings
+from pacs_core.workflow.held import IndexedStudies
+from pacs_core.workflow.prefetching import Prefetcher
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +74,7 @@ _PREPARE_AGAIN_AFTER_CRASH = 10.0
 _JOIN_TIMEOUT = 3.0
 _SETTLING_PATIENCE = 60.0
 _RECALL_AT_MOST_EVERY = 30.0
+_PREFETCH_AT_MOST_EVERY = 5.0
 _FLOW_TIMEOUT = 5.0
 
 
@@ -298,6 +304,55 @@ def recalls(settings: Settings) -> Recalls:
 def copies(settings: Settings) -> CopyReader:
     """Where else instances are."""
     return CopyReader(Database(catalog_url(settings)))
+
+
+def prefetches(settings: Settings) -> Prefetches:
+    """Who is expected, and which priors are to be fetched. To be closed."""
+    return Prefetches(Database(catalog_url(settings)))
+
+
+def pace(settings: Settings) -> Pace:
+    """How fast priors are fetched."""
+    of_source = {source.peer: source.per_minute for source in settings.prefetch_sources}
+    return Pace(settings.prefetch_at_once, settings.prefetch_per_minute, of_source)
+
+
+@contextmanager
+def prefetcher(settings: Settings, queue: Prefetches, reader: LakeIndexReader, run: str) -> Iterator[Prefetcher]:
+    """Fetches priors from the sources of the settings. ConfigurationError for one that is no peer."""
+    with closing(journal(settings)) as to:
+        receiver = IngestReceiver(ingest(settings, to))
+        sources = {
+            source.peer: RemoteArchive(caller(settings), _source(settings, source.peer), receiver if source.how == "get" else None)
+            for source in settings.prefetch_sources
+        }
+        yield Prefetcher(queue, sources, IndexedStudies(Queries(reader, to)), run)
+
+
+def _source(settings: Settings, ae_title: str) -> Peer:
+    peer = peer_named(settings, ae_title)
+    if peer is None:
+        raise ConfigurationError(f"prefetch_sources: {ae_title} is no peer; enter it with `pacs peer add {ae_title} HOST PORT`")
+    return peer
+
+
+def peer_named(settings: Settings, ae_title: str) -> Peer | None:
+    """The peer, or None."""
+    with closing(Database(catalog_url(settings))) as database:
+        return Peers(database).get(ae_title)
+
+
+@contextmanager
+def prior_requests(settings: Settings, database: Database) -> Iterator[Behind[PriorRequest]]:
+    """Where whoever answers worklist queries notes the patients: they are entered behind the answer, and `prefetch` is started."""
+    queue, start = Prefetches(database), FlowStarter("prefetch", settings.flow_api_url, at_most_every=_PREFETCH_AT_MOST_EVERY)
+
+    def enter(requests: Sequence[PriorRequest]) -> None:
+        if settings.prefetch_sources and queue.request(requests):
+            start()
+
+    with closing(Behind(enter, name="prior-requests")) as noting:
+        yield noting
 
 
 @contextmanager
