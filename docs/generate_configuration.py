@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from pacs_core.settings import ArchivalRule, MigrationRule, PrefetchSource, RetentionRule, Settings, TierSettings
+from pacs_core.settings import ArchivalRule, ForwardRule, MigrationRule, PrefetchSource, RetentionRule, Settings, TierSettings
 
 INTRODUCTION = """\
 # Configuration
@@ -95,7 +95,7 @@ undo_days = 30
 """
 
 WORKFLOW = """\
-## Prefetching
+## Prefetching and forwarding
 
 ```toml
 [[prefetch_sources]]           # asked first
@@ -106,9 +106,21 @@ per_minute = 10
 [[prefetch_sources]]           # asked for what the first one does not have or give
 peer = "TELERADIOLOGY"
 how = "get"
+
+[[forwards]]                   # what the emergency CT sends goes to the workstation as well
+name = "emergency-ct"
+peer = "WORKSTATION"
+sources = ["CT_ER"]
+
+[[forwards]]
+name = "mammography-to-cad"
+peer = "CAD"
+modalities = ["MG"]
+condition = "study.StudyDescription ILIKE '%screening%' AND instance.NumberOfFrames IS NULL"
+give_up_hours = 24
 ```
 
-`pacs flow run prefetch --param dry_run=true` shows what would be fetched.
+`pacs flow run prefetch --param dry_run=true` and `pacs flow run forward --param dry_run=true` show what would be fetched and sent.
 """
 
 OUTRO = """\
@@ -137,6 +149,7 @@ def page() -> str:
             _table("Of each rule of retention", RetentionRule.model_fields),
             WORKFLOW,
             _table("Of each source of priors", PrefetchSource.model_fields),
+            _table("Of each rule of forwarding", ForwardRule.model_fields),
             OUTRO,
         ]
     )

@@ -22,6 +22,7 @@ from pacs_core.archive.retrieval import Retrieval
 from pacs_core.dimse.callers import Callers
 from pacs_core.dimse.client import TLS, Caller
 from pacs_core.dimse.fetching import IngestReceiver
+from pacs_core.dimse.forwarding import Forwarder
 from pacs_core.dimse.listener import Limits, Listener
 from pacs_core.dimse.pool import AssociationPool
 from pacs_core.dimse.priors import RemoteArchive
@@ -35,6 +36,7 @@ from pacs_core.index.backup import IndexBackup
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.contents import digests
 from pacs_core.index.copies import CopyReader
+from pacs_core.index.forwards import Forwards
 from pacs_core.index.lake import LakeReader, prepare_index
 from pacs_core.index.locations import LakeLocations
 from pacs_core.index.maintenance import Upkeep
@@ -64,6 +66,7 @@ from pacs_core.storage.uncommitted import JournalReader
 from pacs_core.supervisor.postgres import catalog_url
 from pacs_core.telemetry.behind import Behind
 from pacs_core.telemetry.timing import Timings
+from pacs_core.workflow.forward import Rule
 from pacs_core.workflow.held import IndexedStudies
 from pacs_core.workflow.prefetching import Prefetcher
 
@@ -353,6 +356,33 @@ def prior_requests(settings: Settings, database: Database) -> Iterator[Behind[Pr
 
     with closing(Behind(enter, name="prior-requests")) as noting:
         yield noting
+
+
+def forwards(settings: Settings) -> Forwards:
+    """What is to be sent on. To be closed."""
+    return Forwards(catalog_url(settings))
+
+
+def forward_rules(settings: Settings) -> Sequence[Rule]:
+    """The rules of the settings."""
+    return [
+        Rule(
+            rule.name,
+            rule.peer,
+            modalities=tuple(rule.modalities),
+            sources=tuple(rule.sources),
+            condition=rule.condition,
+            give_up_after=timedelta(hours=rule.give_up_hours),
+        )
+        for rule in settings.forwards
+    ]
+
+
+@contextmanager
+def forwarder(settings: Settings, ledger: Forwards, where: LakeLocations) -> Iterator[Forwarder]:
+    """Sends on what has arrived."""
+    with closing(association_pool(settings)) as pool, retrieval(settings) as reading:
+        yield Forwarder(ledger, where.objects, reading, pool)
 
 
 @contextmanager

@@ -232,6 +232,33 @@ _STEPS = (
     "CREATE INDEX prefetch_open ON pacs.prefetch (wanted_at, rank) WHERE state IN ('wanted', 'fetching')",
     # The attempts of the last minute, by which they are paced.
     "CREATE TABLE pacs.prefetch_start (source text NOT NULL, started_at timestamptz NOT NULL)",
+    # Since when a rule of forwarding holds, how far it has come, and until when its peer is left alone.
+    """
+    CREATE TABLE pacs.forward_rule (
+        rule text PRIMARY KEY,
+        began_at timestamptz NOT NULL,
+        watermark timestamptz NOT NULL,
+        delayed_until timestamptz,
+        failures integer NOT NULL DEFAULT 0,
+        reason text NOT NULL DEFAULT ''
+    )
+    """,
+    """
+    CREATE TABLE pacs.forward (
+        rule text NOT NULL,
+        "SOPInstanceUID" text NOT NULL,
+        "StudyInstanceUID" text NOT NULL,
+        state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'sent', 'failed')),
+        entered_at timestamptz NOT NULL DEFAULT now(),
+        attempts integer NOT NULL DEFAULT 0,
+        next_attempt_at timestamptz NOT NULL DEFAULT now(),
+        settled_at timestamptz,
+        last_status text NOT NULL DEFAULT '',
+        reason text NOT NULL DEFAULT '',
+        PRIMARY KEY (rule, "SOPInstanceUID")
+    )
+    """,
+    "CREATE INDEX forward_pending ON pacs.forward (rule, next_attempt_at) WHERE state = 'pending'",
 )
 
 
