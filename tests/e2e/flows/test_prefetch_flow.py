@@ -58,6 +58,18 @@ class Site:
     def request(self, patient: str, *, in_days: int = 0, **what: str) -> None:
         assert self._queue.request([PriorRequest(patient, (NOW + timedelta(days=in_days)).date(), **what)]) == 1
 
+    def schedule(self, patient: str, *, in_hours: int) -> None:
+        """A worklist item."""
+        self.execute(
+            'CREATE TABLE IF NOT EXISTS pacs.worklist_item ("PatientID" text, "Modality" text, "ScheduledStationAETitle" text,'
+            ' "StudyInstanceUID" text, scheduled_at timestamptz, state text, header json)'
+        )
+        self.execute(
+            "INSERT INTO pacs.worklist_item"
+            ' ("PatientID", "Modality", "ScheduledStationAETitle", "StudyInstanceUID", scheduled_at, state, header)'
+            f" VALUES ('{patient}', 'CT', 'CT1', '1.2.{in_hours}', now() + INTERVAL '{in_hours} hours', 'SCHEDULED', '{{}}')"
+        )
+
     def execute(self, statement: str) -> None:
         with self._database.transaction() as session:
             session.run(statement)
@@ -160,11 +172,12 @@ def test_a_source_that_does_not_give_a_study_falls_back_to_the_next_one(new_site
     assert request["state"] == "wanted", "FIRST is asked as soon as it is there"
 
 
-def test_no_more_are_asked_for_within_a_minute_than_may(new_site: Callable[..., Site]) -> None:
+def test_priors_of_who_is_scheduled_soon_come_no_faster_than_they_may(new_site: Callable[..., Site]) -> None:
     site = new_site(PACS_PREFETCH_SOURCES=sources(("ORTHANC", "move")), PACS_PREFETCH_PER_MINUTE="2")
     site.add_peer("ORTHANC")
-    site.store_remotely(*(prior("PREF3", day, instances=1) for day in (1, 2, 3)))
-    site.request("PREF3")
+    site.store_remotely(*(prior("PREF3", day, instances=1) for day in (1, 2, 3)), prior("PREF6", 1))
+    site.schedule("PREF3", in_hours=2)
+    site.schedule("PREF6", in_hours=30)
     run = site.start()
     eventually(lambda: len(site.held()) == 2, within=90, what="two studies")
     assert sorted(site.attempts().values()) == [("held", 1), ("held", 1), ("wanted", 0)]
