@@ -6,7 +6,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from pacs_core.settings import ArchivalRule, MigrationRule, RetentionRule, Settings, TierSettings
+from pacs_core.settings import ArchivalRule, ForwardRule, MigrationRule, PrefetchSource, RetentionRule, Settings, TierSettings
 
 INTRODUCTION = """\
 # Configuration
@@ -94,6 +94,35 @@ undo_days = 30
 `pacs flow run migrate --param dry_run=true` shows what a rule would do.
 """
 
+WORKFLOW = """\
+## Prefetching and forwarding
+
+```toml
+[[prefetch_sources]]           # asked first
+peer = "REGIONAL"
+how = "move"
+per_minute = 10
+
+[[prefetch_sources]]           # asked for what the first one does not have or give
+peer = "TELERADIOLOGY"
+how = "get"
+
+[[forwards]]                   # what the emergency CT sends goes to the workstation as well
+name = "emergency-ct"
+peer = "WORKSTATION"
+sources = ["CT_ER"]
+
+[[forwards]]
+name = "mammography-to-cad"
+peer = "CAD"
+modalities = ["MG"]
+condition = "study.StudyDescription ILIKE '%screening%' AND instance.NumberOfFrames IS NULL"
+give_up_hours = 24
+```
+
+`pacs flow run prefetch --param dry_run=true` and `pacs flow run forward --param dry_run=true` show what would be fetched and sent.
+"""
+
 OUTRO = """\
 ## Two archives on one machine
 
@@ -118,6 +147,9 @@ def page() -> str:
             _table("Of each rule of migration", MigrationRule.model_fields),
             _table("Of each rule of archival", ArchivalRule.model_fields),
             _table("Of each rule of retention", RetentionRule.model_fields),
+            WORKFLOW,
+            _table("Of each source of priors", PrefetchSource.model_fields),
+            _table("Of each rule of forwarding", ForwardRule.model_fields),
             OUTRO,
         ]
     )

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import NewType
@@ -361,6 +361,58 @@ class Recall:
     wanted_at: datetime
     asked_at: datetime | None = None
     available_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PriorRequest:
+    """A patient who is expected, and whose earlier studies are wanted here by then.
+
+    Attributes:
+        day: when the patient is expected, as the local time of the department has it.
+        IssuerOfPatientID, Modality, BodyPartExamined: "" where unknown; the last two are of what is going to be done.
+        reason: who wants them: "worklist" (a worklist query named the patient), "schedule" or "manual".
+    """
+
+    PatientID: str
+    day: date
+    IssuerOfPatientID: str = ""
+    Modality: str = ""
+    BodyPartExamined: str = ""
+    reason: str = "manual"
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """A study that is to be fetched.
+
+    Attributes:
+        sources: AE titles of the peers that have it, the best first. Never empty.
+        instances: how many it has there; 0 where no source says so.
+    """
+
+    StudyInstanceUID: UID
+    sources: tuple[str, ...]
+    instances: int
+
+
+@dataclass(frozen=True, slots=True)
+class PriorAttempt:
+    """The claim of whoever may fetch a study now, from one source.
+
+    Attributes:
+        source: the AE title of the peer.
+        instances: as of Prior.
+        number: of this claim of the study; a later claim of the same study has a larger one.
+        rounds: how often all of its sources have failed before.
+        is_last_source: whether the round ends with this one.
+    """
+
+    StudyInstanceUID: UID
+    source: str
+    instances: int
+    number: int
+    rounds: int
+    is_last_source: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,42 @@ class ArchivalRule(StudySelection):
     tiers: list[str] = Field(default_factory=list, description="Only what is on these tiers; empty: on any.")
 
 
+class PrefetchSource(BaseModel):
+    """A `[[prefetch_sources]]` table: a remote archive that priors are fetched from."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    peer: Annotated[str, AfterValidator(check_ae_title)] = Field(description="The AE title of a peer (`pacs peer add`).")
+    how: str = Field(
+        "move",
+        pattern="^(move|get)$",
+        description="`move`: C-MOVE to `ae_title`, which the source must know; `get`: C-GET, which it must offer.",
+    )
+    per_minute: int = Field(30, ge=1, le=6000, description="Studies that it is asked for within any minute.")
+
+
+class ForwardRule(BaseModel):
+    """A `[[forwards]]` table: what arrives is sent on to a peer. All that is given must hold."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,39}$",
+        description="The rule's name. Under a new name it begins anew, with what arrives from then on.",
+    )
+    peer: Annotated[str, AfterValidator(check_ae_title)] = Field(
+        description="The AE title of the peer that it is sent to (`pacs peer add`)."
+    )
+    modalities: list[str] = Field(default_factory=list, description="Only instances of these modalities; empty: of any.")
+    sources: list[str] = Field(default_factory=list, description="Only what these AE titles have sent; empty: anybody.")
+    condition: str = Field(
+        "",
+        max_length=4000,
+        description="A condition in SQL on the tables `instance`, `series`, `study` and `patient`, as in `WHERE`; empty: none.",
+    )
+    give_up_hours: float = Field(72, gt=0, le=8760, description="Hours after which an instance that could not be sent has failed.")
+
+
 class Settings(BaseSettings):
     """Everything that can be configured, with its bounds."""
 
@@ -271,6 +307,19 @@ class Settings(BaseSettings):
     retentions: list[RetentionRule] = Field(
         default_factory=list,
         description="Rules that the flow `cleanup` follows, tables `[[retentions]]` of `pacs.toml`; a study follows the first one that names it. Without a rule nothing is ever removed.",
+    )
+
+    prefetch_sources: list[PrefetchSource] = Field(
+        default_factory=list,
+        description="Archives that the flow `prefetch` fetches priors from, in order of preference, tables `[[prefetch_sources]]` of `pacs.toml`. Without one it fetches nothing.",
+    )
+    prefetch_per_minute: int = Field(
+        30, ge=1, le=6000, description="Studies that the flow `prefetch` asks all sources together for within any minute."
+    )
+    prefetch_at_once: int = Field(4, ge=1, le=64, description="Studies that the flow `prefetch` fetches at once.")
+    forwards: list[ForwardRule] = Field(
+        default_factory=list,
+        description="Rules that the flow `forward` follows, tables `[[forwards]]` of `pacs.toml`; an instance may follow several.",
     )
 
     reserve_bytes: int = Field(
@@ -426,6 +475,13 @@ def _check_rules(settings: Settings, tiers: Mapping[str, TierSettings]) -> None:
     for table, name, wanted in named:
         if missing := wanted - set(tiers):
             raise ConfigurationError(f"{table}: rule {name} names {', '.join(sorted(missing))}, which is not configured")
+    _check_unique("forwards", [rule.name for rule in settings.forwards])
+    _check_unique("prefetch_sources", [source.peer for source in settings.prefetch_sources])
+
+
+def _check_unique(table: str, names: Sequence[str]) -> None:
+    if several := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigurationError(f"{table}: {', '.join(several)} stands there more than once")
 
 
 def _table(location: Sequence[str | int]) -> type[BaseModel]:

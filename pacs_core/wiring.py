@@ -25,8 +25,11 @@ from pacs_core.dicom.sop_classes import is_storable
 from pacs_core.dimse.callers import Callers
 from pacs_core.dimse.client import TLS, Caller
 from pacs_core.dimse.courier import Courier
+from pacs_core.dimse.fetching import IngestReceiver
+from pacs_core.dimse.forwarding import Forwarder
 from pacs_core.dimse.listener import Limits, Listener
 from pacs_core.dimse.pool import AssociationPool
+from pacs_core.dimse.priors import RemoteArchive
 from pacs_core.dimse.services import Service
 from pacs_core.dimse.services.commitment import CommitmentService
 from pacs_core.dimse.services.performed_step import PerformedStepService
@@ -45,12 +48,14 @@ from pacs_core.index.commitments import CommitmentRequests, Commitments
 from pacs_core.index.contents import digests
 from pacs_core.index.copies import CopyReader
 from pacs_core.index.event_reports import EventReports
+from pacs_core.index.forwards import Forwards
 from pacs_core.index.lake import LakeReader, prepare_index
 from pacs_core.index.locations import LakeLocations
 from pacs_core.index.maintenance import Upkeep
 from pacs_core.index.operational import FlowRuns, Peers, Plans, Recalls, StudyAccesses
 from pacs_core.index.performed_steps import PerformedSteps
 from pacs_core.index.postgres import Database
+from pacs_core.index.prefetches import Pace, Prefetches
 from pacs_core.index.reader import LakeIndexReader
 from pacs_core.index.recovery import IndexRecovery
 from pacs_core.index.removals import Holds, LakeRemovals
@@ -63,7 +68,7 @@ from pacs_core.lifecycle.rebuilding import Rebuild, Workplace
 from pacs_core.lifecycle.repairing import Repairer
 from pacs_core.lifecycle.retention import Retention
 from pacs_core.lifecycle.rules import ArchivalRule, Fill, MigrationRule, RetentionRule, Selection, Watermarks
-from pacs_core.model import AssociationRecord, Header
+from pacs_core.model import AssociationRecord, Header, Peer, PriorRequest
 from pacs_core.ports import ObjectStore
 from pacs_core.ports.modality import Cancelled, Entry, WorklistQuery
 from pacs_core.settings import TIER_NAMES, Settings, StudySelection, TierSettings
@@ -77,6 +82,9 @@ from pacs_core.supervisor.postgres import catalog_url
 from pacs_core.telemetry.behind import Behind
 from pacs_core.telemetry.timing import Timings
 from pacs_core.workflow.committing import CommitmentChecker
+from pacs_core.workflow.forward import Rule
+from pacs_core.workflow.held import IndexedStudies
+from pacs_core.workflow.prefetching import Prefetcher
 from pacs_core.workflow.retries import Retries
 from pacs_core.workflow.worklist import StepState, item_of
 
@@ -87,6 +95,7 @@ _PREPARE_AGAIN_AFTER_CRASH = 10.0
 _JOIN_TIMEOUT = 3.0
 _SETTLING_PATIENCE = 60.0
 _RECALL_AT_MOST_EVERY = 30.0
+_PREFETCH_AT_MOST_EVERY = 5.0
 _FLOW_TIMEOUT = 5.0
 
 
@@ -350,6 +359,82 @@ def copies(settings: Settings) -> CopyReader:
     return CopyReader(Database(catalog_url(settings)))
 
 
+def prefetches(settings: Settings) -> Prefetches:
+    """Who is expected, and which priors are to be fetched. To be closed."""
+    return Prefetches(Database(catalog_url(settings)))
+
+
+def pace(settings: Settings) -> Pace:
+    """How fast priors are fetched."""
+    of_source = {source.peer: source.per_minute for source in settings.prefetch_sources}
+    return Pace(settings.prefetch_at_once, settings.prefetch_per_minute, of_source)
+
+
+@contextmanager
+def prefetcher(settings: Settings, queue: Prefetches, reader: LakeIndexReader, run: str) -> Iterator[Prefetcher]:
+    """Fetches priors from the sources of the settings. ConfigurationError for one that is no peer."""
+    with closing(journal(settings)) as to:
+        receiver = IngestReceiver(ingest(settings, to))
+        sources = {
+            source.peer: RemoteArchive(caller(settings), _source(settings, source.peer), receiver if source.how == "get" else None)
+            for source in settings.prefetch_sources
+        }
+        yield Prefetcher(queue, sources, IndexedStudies(Queries(reader, to)), run)
+
+
+def _source(settings: Settings, ae_title: str) -> Peer:
+    peer = peer_named(settings, ae_title)
+    if peer is None:
+        raise ConfigurationError(f"prefetch_sources: {ae_title} is no peer; enter it with `pacs peer add {ae_title} HOST PORT`")
+    return peer
+
+
+def peer_named(settings: Settings, ae_title: str) -> Peer | None:
+    """The peer, or None."""
+    with closing(Database(catalog_url(settings))) as database:
+        return Peers(database).get(ae_title)
+
+
+@contextmanager
+def prior_requests(settings: Settings, database: Database) -> Iterator[Behind[PriorRequest]]:
+    """Where whoever answers worklist queries notes the patients: they are entered behind the answer, and `prefetch` is started."""
+    queue, start = Prefetches(database), FlowStarter("prefetch", settings.flow_api_url, at_most_every=_PREFETCH_AT_MOST_EVERY)
+
+    def enter(requests: Sequence[PriorRequest]) -> None:
+        if settings.prefetch_sources and queue.request(requests):
+            start()
+
+    with closing(Behind(enter, name="prior-requests")) as noting:
+        yield noting
+
+
+def forwards(settings: Settings) -> Forwards:
+    """What is to be sent on. To be closed."""
+    return Forwards(catalog_url(settings))
+
+
+def forward_rules(settings: Settings) -> Sequence[Rule]:
+    """The rules of the settings."""
+    return [
+        Rule(
+            rule.name,
+            rule.peer,
+            modalities=tuple(rule.modalities),
+            sources=tuple(rule.sources),
+            condition=rule.condition,
+            give_up_after=timedelta(hours=rule.give_up_hours),
+        )
+        for rule in settings.forwards
+    ]
+
+
+@contextmanager
+def forwarder(settings: Settings, ledger: Forwards, where: LakeLocations) -> Iterator[Forwarder]:
+    """Sends on what has arrived."""
+    with closing(association_pool(settings)) as pool, retrieval(settings) as reading:
+        yield Forwarder(ledger, where.objects, reading, pool)
+
+
 @contextmanager
 def retrieval(settings: Settings) -> Iterator[Retrieval]:
     """The way out."""
@@ -363,7 +448,7 @@ def retrieval(settings: Settings) -> Iterator[Retrieval]:
                 ObjectCache(settings.cache_directory, limit=settings.cache_bytes),
                 copies=CopyReader(database),
                 recalls=Recalls(database),
-                recall=RecallStarter(settings.prefect_api_url),
+                recall=FlowStarter("recall", settings.flow_api_url, at_most_every=_RECALL_AT_MOST_EVERY),
                 accesses=accesses,
                 verify=settings.verify_on_read,
             )
@@ -372,17 +457,29 @@ def retrieval(settings: Settings) -> Iterator[Retrieval]:
         yield reading
 
 
-class RecallStarter:
-    """Runs the flow `recall` now, if a Prefect server answers; its schedule does later what this cannot. Called from any thread.
+class FlowStarter:
+    """Runs a flow now, if a Prefect server answers; its schedule does later what this cannot. Called from any thread.
 
     Args:
+        flow: its name.
         api_url: of the Prefect server.
-        run: starts a flow run; PacsError if that is impossible.
+        at_most_every: seconds; what is called sooner does nothing.
+        run: starts a run of a flow; PacsError if that is impossible.
     """
 
-    def __init__(self, api_url: str, *, run: Callable[[str], None] | None = None, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        flow: str,
+        api_url: str,
+        *,
+        at_most_every: float,
+        run: Callable[[str, str], None] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._flow = flow
         self._api_url = api_url
-        self._start_run = run or _run_recall
+        self._every = at_most_every
+        self._start_run = run or _run_flow
         self._now = now
         self._last = float("-inf")
         self._lock = threading.Lock()
@@ -390,24 +487,24 @@ class RecallStarter:
     def __call__(self) -> None:
         """Returns at once and never fails; does nothing where it has been called a moment before."""
         with self._lock:
-            if self._now() - self._last < _RECALL_AT_MOST_EVERY:
+            if self._now() - self._last < self._every:
                 return
             self._last = self._now()
-        threading.Thread(target=self._run, name="recall", daemon=True).start()
+        threading.Thread(target=self._run, name=self._flow, daemon=True).start()
 
     def _run(self) -> None:
         try:
-            self._start_run(self._api_url)
+            self._start_run(self._api_url, self._flow)
         except PacsError as exc:
-            log.debug("recall_not_started", reason=str(exc))
+            log.debug("flow_not_started", flow=self._flow, reason=str(exc))
 
 
-def _run_recall(api_url: str) -> None:
-    # Imported here: a listener that never recalls anything starts sooner without an HTTP client.
+def _run_flow(api_url: str, flow: str) -> None:
+    # Imported here: a listener that never starts a flow starts sooner without an HTTP client.
     from pacs_core.supervisor.flow_api import FlowApi
 
     with FlowApi(api_url, timeout=_FLOW_TIMEOUT) as api:
-        api.run("recall")
+        api.run(flow)
 
 
 def prepare(settings: Settings) -> None:
@@ -513,10 +610,11 @@ def listener(settings: Settings) -> Iterator[Listener]:
         closing(Database(catalog_url(settings))) as database,
         closing(Behind(Associations(database).record, name="associations")) as associations,
         closing(Behind(Worklist(database).record, name="worklist-queries")) as asked,
+        prior_requests(settings, database) as expected,
         _courier(settings, database) as courier,
         _checker(settings, database, to, courier) as checker,
     ):
-        services = _Serving(settings, to, pool, reading, database, asked, courier, checker, Timings())
+        services = _Serving(settings, to, pool, reading, database, asked, expected, courier, checker, Timings())
         yield _listener(settings, services, associations)
 
 
@@ -563,6 +661,7 @@ class _Serving:
     reading: Retrieval
     database: Database
     asked: Behind[WorklistQuery]
+    expected: Behind[PriorRequest]
     courier: Courier
     checker: CommitmentChecker
     timings: Timings
@@ -576,10 +675,25 @@ class _Serving:
             Storage(ingest(settings, self.journal), self.timings, private=settings.accept_private_sop_classes),
             QueryService(queries, ae_title=settings.ae_title, fuzzy_names=settings.fuzzy_names),
             Retrieve(queries, self.reading, known, self.pool, self.timings),
-            WorklistService(Worklist(self.database), states=_offered(settings), asked=self._note_query),
+            WorklistService(Worklist(self.database), states=_offered(settings), asked=self._note_query, expected=self._expect),
             PerformedStepService(PerformedSteps(self.database), notified=settings.mpps_notify, told=self.courier.hasten),
             CommitmentService(Commitments(self.database), CommitmentRequests(self.database), self.checker, self.courier, known),
         )
+
+    def _expect(self, items: Sequence[Header]) -> None:
+        """The patients whom a modality was told of, where there is somebody to ask for their priors."""
+        for header in items if self.settings.prefetch_sources else ():
+            item = item_of(header)
+            self.expected.note(
+                PriorRequest(
+                    item.text("PatientID"),
+                    item.scheduled_at.date(),
+                    IssuerOfPatientID=item.text("IssuerOfPatientID"),
+                    Modality=item.text("Modality"),
+                    BodyPartExamined=item.text("BodyPartExamined"),
+                    reason="worklist",
+                )
+            )
 
     def _note_query(self, asked_at: datetime, calling_ae: str, status: int, matches: int, milliseconds: float) -> None:
         self.asked.note(WorklistQuery(asked_at, calling_ae, f"{status:04X}", matches, milliseconds))

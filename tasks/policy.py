@@ -8,11 +8,13 @@ import cloudpickle  # type: ignore[import-untyped]  # ships no type information
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
-from prefect.task_runners import TaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect_dask.task_runners import DaskTaskRunner
 
 from pacs_core.errors import PacsError
 from pacs_core.settings import load_settings
+
+_WAITING = 64  # tasks of a flow that wait at once, at most
 
 
 def retryable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -47,6 +49,11 @@ class _ArchiveTaskRunner(DaskTaskRunner):
         self.address = load_settings().scheduler_address
         super().__enter__()  # type: ignore[no-untyped-call]  # prefect-dask leaves it unannotated
         return self
+
+
+def waiting_task_runner() -> TaskRunner[PrefectFuture[Any]]:
+    """What flows run tasks on that mostly wait for remote AEs: threads of the flow's process. A Dask worker would do one at a time."""
+    return cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=_WAITING))
 
 
 def archive_task_runner() -> TaskRunner[PrefectFuture[Any]]:

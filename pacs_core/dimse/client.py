@@ -21,6 +21,12 @@ _ids = itertools.count(1)
 _MEDIUM_PRIORITY = 0
 
 
+class NotAcceptedByPeer(PeerUnavailable):
+    """The peer is there, and accepted no presentation context for what was to be done."""
+
+    retryable = False
+
+
 @dataclass(frozen=True)
 class TLS:
     """How peers are called over TLS (PS3.15 B.9: the profile is the one of the system's OpenSSL, TLS 1.2 at least).
@@ -62,7 +68,7 @@ class Caller:
         self._tls = tls
 
     def associate(self, peer: Peer, proposals: Sequence[Proposal]) -> Association:
-        """An open association; to be released by the caller. PeerUnavailable if the peer refuses or is not there."""
+        """An open association; to be released by the caller. PeerUnavailable if the peer is not there, or refuses (NotAcceptedByPeer)."""
         connection = Connection(self._connect(peer), requestor=True, timeout=self._timeout)
         try:
             agreement = _agree(connection, self.ae_title, peer, proposals)
@@ -96,15 +102,15 @@ def _agree(connection: Connection, ae_title: str, peer: Peer, proposals: Sequenc
         raise PeerUnavailable(f"{peer.ae_title} rejected the association: {negotiation.rejection_text(exc.pdu)}") from exc
     agreement = negotiation.conclude(answer, proposals)
     if not agreement.contexts:
-        raise PeerUnavailable(f"{peer.ae_title} accepted none of the proposed presentation contexts")
+        raise NotAcceptedByPeer(f"{peer.ae_title} accepted none of the proposed presentation contexts")
     return agreement
 
 
 def context_for(assoc: Association, abstract_syntax: str, *, scu: bool = True) -> Context:
-    """The context of a SOP class in which we are SCU, or SCP; PeerUnavailable if the peer accepted none."""
+    """The context of a SOP class in which we are SCU, or SCP; NotAcceptedByPeer if there is none."""
     context = assoc.agreement.context_for(abstract_syntax, scu=scu)
     if context is None:
-        raise PeerUnavailable(f"{assoc.agreement.called_ae} does not offer SOP class {abstract_syntax}")
+        raise NotAcceptedByPeer(f"{assoc.agreement.called_ae} does not offer SOP class {abstract_syntax}")
     return context
 
 

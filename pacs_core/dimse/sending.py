@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 from pacs_core.archive.stored import StoredDataSet
 from pacs_core.dicom.transcode import can_transcode, transcode
 from pacs_core.dimse.association import Association
+from pacs_core.dimse.client import NotAcceptedByPeer
 from pacs_core.dimse.command import DATA_SET, Command, CommandField, encode
 from pacs_core.dimse.connection import Aborted, AssociationEnded
 from pacs_core.dimse.negotiation import Context, Proposal
@@ -26,12 +27,6 @@ _FALLBACK = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
 _MEDIUM_PRIORITY = 0
 _PROCESSING_FAILURE = 0x0110
 _FUTILE_ASSOCIATIONS = 3
-
-
-class NotAcceptedByPeer(PeerUnavailable):
-    """The peer accepted no presentation context in which the instance could be sent."""
-
-    retryable = False
 
 
 class WrongBytes(Aborted):
@@ -64,6 +59,7 @@ class Outcome(Generic[S]):
         reason: why, where it is not the peer's own status.
         size: bytes of the data set that was sent; 0 where the peer has not answered.
         seconds: from sending it to the peer's answer.
+        is_away: the peer was not there, or left before it answered.
     """
 
     instance: S
@@ -71,6 +67,7 @@ class Outcome(Generic[S]):
     reason: str = ""
     size: int = 0
     seconds: float = 0.0
+    is_away: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +123,7 @@ class Courier(Generic[S]):
         open_source: gives the data set of an instance. Its PacsError fails that instance.
         originator: whoever asked for it by C-MOVE.
         proceed: asked before each instance whether it is still wanted.
+        answered: told what the peer has answered before the next instance is sent.
 
     Attributes:
         lost: the instance that was on its way when the association ended, and why it did; None as long as it is open.
@@ -140,12 +138,14 @@ class Courier(Generic[S]):
         *,
         originator: MoveOriginator | None = None,
         proceed: Callable[[], bool] = lambda: True,
+        answered: Callable[[Outcome[S]], object] = lambda _: None,
     ) -> None:
         self._assoc = assoc
         self._queue = queue
         self._open_source = open_source
         self._originator = originator
         self._proceed = proceed
+        self._tell = answered
         self._message = OutgoingMessage(assoc.connection.fragment_size)
         self._loaded: _Parcel[S] | None = None
         self._sent: _Parcel[S] | None = None
@@ -232,7 +232,9 @@ class Courier(Generic[S]):
             return None
         self.answered += 1
         status = _PROCESSING_FAILURE if answer.Status is None else answer.Status
-        return Outcome(parcel.instance, status, "", parcel.source.size, time.perf_counter() - parcel.sent_at)
+        outcome = Outcome(parcel.instance, status, "", parcel.source.size, time.perf_counter() - parcel.sent_at)
+        self._tell(outcome)
+        return outcome
 
     def _put_back(self, failures: Sequence[Outcome[S]] = ()) -> None:
         """Leave what was not sent, and what could not be, to whoever comes next."""
@@ -306,6 +308,7 @@ def deliver(
     *,
     originator: MoveOriginator | None = None,
     proceed: Callable[[], bool] = lambda: True,
+    answered: Callable[[Outcome[S]], object] = lambda _: None,
 ) -> Generator[Outcome[S], None, None]:
     """Send instances to a peer over as few associations as possible; yields the outcome of each, in order.
 
@@ -313,6 +316,9 @@ def deliver(
     damaged while it was sent, that is opened once more, which may find a copy. If none can be opened, or one after
     the other breaks at its first instance, all that remain fail: a peer that takes instances in and never answers would
     otherwise cost the response time-out for each of them. Ends early where `proceed` says so.
+
+    What the peer answers is told to `answered` before the next instance is sent: if that keeps it durably, a process that is killed
+    leaves at most one instance of which it is not known that the peer has it.
     """
     reread: set[str] = set()
     for proposals, batch in batches(instances, peer.transfer_syntaxes):
@@ -324,7 +330,7 @@ def deliver(
             except PacsError as exc:
                 yield from _fail(queue, exc)
                 break
-            courier = Courier(loan.assoc, queue, open_source, originator=originator, proceed=proceed)
+            courier = Courier(loan.assoc, queue, open_source, originator=originator, proceed=proceed, answered=answered)
             yield from _deliver_over(pool, loan, courier, queue, reread)
             futile = futile + 1 if left - len(queue) == 1 else 0
             if queue and futile == _FUTILE_ASSOCIATIONS:
@@ -333,7 +339,8 @@ def deliver(
 
 
 def _fail(queue: deque[S], exc: PacsError) -> Iterator[Outcome[S]]:
-    return (Outcome(instance, exc.dimse_status, str(exc)) for instance in queue)
+    away = isinstance(exc, PeerUnavailable) and not isinstance(exc, NotAcceptedByPeer)
+    return (Outcome(instance, exc.dimse_status, str(exc), is_away=away) for instance in queue)
 
 
 def _deliver_over(
@@ -355,7 +362,7 @@ def _deliver_over(
         reread.add(instance.SOPInstanceUID)
         queue.appendleft(instance)
     else:
-        yield Outcome(instance, exc.dimse_status, str(exc))
+        yield Outcome(instance, exc.dimse_status, str(exc), is_away=not isinstance(exc, WrongBytes))
 
 
 def is_success(status: int) -> bool:

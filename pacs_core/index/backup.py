@@ -24,7 +24,7 @@ _LAKE, _OPERATIONAL = "lake", "pacs"
 # Which step has been applied and who commits is true of an index, not of what is in it.
 _OF_THE_INDEX = frozenset({"committer", "migration"})
 # Written as soon as an archive runs; an index that has no more than these is empty.
-_TRANSIENT = frozenset({"flow_run", "study_access", "plan"})
+_TRANSIENT = frozenset({"flow_run", "study_access", "plan", "forward_rule", "prefetch_start"})
 
 _TABLES = """
     SELECT table_name FROM information_schema.tables WHERE table_schema = 'pacs' AND table_type = 'BASE TABLE' ORDER BY table_name

@@ -336,6 +336,73 @@ _STEPS = (
     )
     """,
     'CREATE INDEX commitment_instance_uid ON pacs.commitment_instance ("SOPInstanceUID")',
+    # Patients who are expected: one row for each of them and day.
+    """
+    CREATE TABLE pacs.prefetch_request (
+        "PatientID" text NOT NULL,
+        "IssuerOfPatientID" text NOT NULL,
+        day date NOT NULL,
+        "Modality" text NOT NULL,
+        "BodyPartExamined" text NOT NULL,
+        reason text NOT NULL,
+        state text NOT NULL DEFAULT 'wanted' CHECK (state IN ('wanted', 'planned', 'expired', 'refused')),
+        requested_at timestamptz NOT NULL DEFAULT now(),
+        settled_at timestamptz,
+        UNIQUE ("PatientID", "IssuerOfPatientID", day)
+    )
+    """,
+    "CREATE INDEX prefetch_request_wanted ON pacs.prefetch_request (day) WHERE state = 'wanted'",
+    # Their studies on other archives: each is fetched once, by whoever holds its lease.
+    """
+    CREATE TABLE pacs.prefetch (
+        "StudyInstanceUID" text PRIMARY KEY,
+        sources text[] NOT NULL CHECK (cardinality(sources) > 0),
+        instances bigint NOT NULL,
+        state text NOT NULL DEFAULT 'wanted' CHECK (state IN ('wanted', 'fetching', 'held', 'failed')),
+        wanted_at timestamptz NOT NULL DEFAULT now(),
+        rank integer NOT NULL,
+        position integer NOT NULL DEFAULT 1,
+        rounds integer NOT NULL DEFAULT 0,
+        may_repeat boolean NOT NULL DEFAULT false,
+        attempts integer NOT NULL DEFAULT 0,
+        next_attempt_at timestamptz NOT NULL DEFAULT now(),
+        lease_until timestamptz,
+        settled_at timestamptz,
+        source text NOT NULL DEFAULT '',
+        reason text NOT NULL DEFAULT '',
+        run_id text NOT NULL
+    )
+    """,
+    "CREATE INDEX prefetch_open ON pacs.prefetch (wanted_at, rank) WHERE state IN ('wanted', 'fetching')",
+    # The attempts of the last minute, by which they are paced.
+    "CREATE TABLE pacs.prefetch_start (source text NOT NULL, started_at timestamptz NOT NULL)",
+    # Since when a rule of forwarding holds, how far it has come, and until when its peer is left alone.
+    """
+    CREATE TABLE pacs.forward_rule (
+        rule text PRIMARY KEY,
+        began_at timestamptz NOT NULL,
+        watermark timestamptz NOT NULL,
+        delayed_until timestamptz,
+        failures integer NOT NULL DEFAULT 0,
+        reason text NOT NULL DEFAULT ''
+    )
+    """,
+    """
+    CREATE TABLE pacs.forward (
+        rule text NOT NULL,
+        "SOPInstanceUID" text NOT NULL,
+        "StudyInstanceUID" text NOT NULL,
+        state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'sent', 'failed')),
+        entered_at timestamptz NOT NULL DEFAULT now(),
+        attempts integer NOT NULL DEFAULT 0,
+        next_attempt_at timestamptz NOT NULL DEFAULT now(),
+        settled_at timestamptz,
+        last_status text NOT NULL DEFAULT '',
+        reason text NOT NULL DEFAULT '',
+        PRIMARY KEY (rule, "SOPInstanceUID")
+    )
+    """,
+    "CREATE INDEX forward_pending ON pacs.forward (rule, next_attempt_at) WHERE state = 'pending'",
 )
 
 

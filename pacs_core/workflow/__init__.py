@@ -1,1 +1,4 @@
-"""What is scheduled and what was performed: worklist, procedure steps. Rules on values; nothing here talks to a network or a database."""
+"""What happens around an examination: what is scheduled, performed and committed to, which priors are fetched, what is sent on.
+
+Rules, and their work behind Protocols.
+"""

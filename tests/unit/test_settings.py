@@ -176,3 +176,29 @@ def test_every_setting_is_described(name: str) -> None:
     description = Settings.model_fields[name].description
     assert description
     assert description.endswith(".")
+
+
+def test_sources_of_priors_and_rules_of_forwarding_are_tables_of_the_file(home: Path) -> None:
+    _write(
+        home,
+        '[[prefetch_sources]]\npeer = "ONE"\n[[prefetch_sources]]\npeer = "TWO"\nhow = "get"\nper_minute = 5\n'
+        '[[forwards]]\nname = "all"\npeer = "ONE"\n',
+    )
+    settings = load_settings(home)
+    assert [(each.peer, each.how, each.per_minute) for each in settings.prefetch_sources] == [("ONE", "move", 30), ("TWO", "get", 5)]
+    assert [(each.name, each.peer, each.give_up_hours) for each in settings.forwards] == [("all", "ONE", 72)]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[[prefetch_sources]]\npeer = "A"\n[[prefetch_sources]]\npeer = "A"\n', "prefetch_sources: A stands there more than once"),
+        ('[[forwards]]\nname = "a"\npeer = "A"\n[[forwards]]\nname = "a"\npeer = "B"\n', "forwards: a stands there more than once"),
+        ('[[prefetch_sources]]\npeer = "A"\nhow = "ftp"\n', "how"),
+        ('[[forwards]]\nname = "a"\npeer = "A"\nmodality = "CT"\n', "there is no such setting; the settings are condition"),
+    ],
+)
+def test_a_wrong_source_or_rule_is_told(home: Path, text: str, told: str) -> None:
+    _write(home, text)
+    with pytest.raises(ConfigurationError, match=told):
+        load_settings(home)

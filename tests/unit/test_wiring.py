@@ -1,11 +1,15 @@
 import resource
 import threading
+from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from pacs_core import wiring
 from pacs_core.errors import PeerUnavailable, StorageUnavailable
+from pacs_core.index.postgres import Database
+from pacs_core.model import PriorRequest
 from pacs_core.settings import load_settings
 
 
@@ -71,15 +75,15 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_it_may() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_a_recall_is_started_at_most_once_in_half_a_minute_and_never_fails() -> None:
+def test_a_flow_is_started_at_most_once_in_its_time_and_never_fails() -> None:
     now, started = [0.0], threading.Semaphore(0)
 
-    def run(url: str) -> None:
-        assert url == "http://prefect"
+    def run(url: str, flow: str) -> None:
+        assert (url, flow) == ("http://prefect", "recall")
         started.release()
         raise PeerUnavailable("no server")
 
-    start = wiring.RecallStarter("http://prefect", run=run, now=lambda: now[0])
+    start = wiring.FlowStarter("recall", "http://prefect", at_most_every=30, run=run, now=lambda: now[0])
     for _ in range(3):
         start()
     assert started.acquire(timeout=10)
@@ -87,3 +91,28 @@ def test_a_recall_is_started_at_most_once_in_half_a_minute_and_never_fails() -> 
     start()
     assert started.acquire(timeout=10)
     assert not started.acquire(blocking=False)
+
+
+@pytest.mark.parametrize(("has_source", "is_new"), [(True, True), (True, False), (False, True)])
+def test_who_is_noted_as_expected_is_entered_behind_and_starts_the_flow_only_where_that_is_news(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_source: bool, is_new: bool
+) -> None:
+    entered: list[PriorRequest] = []
+    started: list[str] = []
+
+    class FakePrefetches:
+        def __init__(self, database: Database) -> None:
+            """It has none."""
+
+        def request(self, requests: Sequence[PriorRequest]) -> int:
+            entered.extend(requests)
+            return len(requests) if is_new else 0
+
+    monkeypatch.setattr(wiring, "Prefetches", FakePrefetches)
+    monkeypatch.setattr(wiring, "FlowStarter", lambda flow, *_, **__: lambda: started.append(flow))
+    monkeypatch.setenv("PACS_PREFETCH_SOURCES", '[{"peer": "ONE"}]' if has_source else "[]")
+    expected = PriorRequest("P1", date(2026, 3, 4), reason="worklist")
+    with wiring.prior_requests(load_settings(tmp_path), Database("postgresql://nobody@127.0.0.1/none")) as noting:
+        noting.note(expected)
+    assert entered == [expected] * has_source
+    assert started == ["prefetch"] * (has_source and is_new)

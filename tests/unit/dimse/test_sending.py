@@ -283,6 +283,31 @@ def test_leaving_early_waits_for_the_answer_on_its_way_so_that_the_association_c
     assert len(caller.theirs) == 1
 
 
+def test_what_the_peer_has_answered_is_told_before_the_next_instance_is_sent(
+    caller: FakeCaller, pool: AssociationPool, instances: list[Instance]
+) -> None:
+    told: list[str] = []
+    known_before: list[tuple[str, list[str]]] = []
+
+    def answered(outcome: Outcome[Instance]) -> None:
+        told.append(outcome.instance.SOPInstanceUID)
+
+    with Destination(caller, 0, 0xC000, before=lambda uid: known_before.append((uid, list(told)))).serving():
+        outcomes = list(deliver(pool, PEER, instances, opened, answered=answered))
+    uids = [each.SOPInstanceUID for each in instances]
+    assert known_before == [(uid, uids[:number]) for number, uid in enumerate(uids)]
+    assert told == [outcome.instance.SOPInstanceUID for outcome in outcomes]
+
+
+def test_an_outcome_says_whether_the_peer_was_away(caller: FakeCaller, pool: AssociationPool, instances: list[Instance]) -> None:
+    instances[2].path.unlink()
+    with Destination(caller, 0, None).serving():
+        outcomes = list(deliver(pool, PEER, instances[:3], opened))
+    assert [outcome.is_away for outcome in outcomes] == [False, True, False]
+    caller.away = True
+    assert all(outcome.is_away for outcome in deliver(pool, PEER, instances[:2], opened))
+
+
 def test_a_peer_that_is_away_fails_everything(caller: FakeCaller, pool: AssociationPool, instances: list[Instance]) -> None:
     caller.away = True
     outcomes = list(deliver(pool, PEER, instances, opened))
