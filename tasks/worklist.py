@@ -20,7 +20,7 @@ class ExpiredItem:
     ScheduledProcedureStepID: str
     ScheduledStationAETitle: str
     Modality: str
-    scheduled_at: datetime
+    scheduled_at: str  # local date and time
     state: str
 
 
@@ -42,6 +42,6 @@ def _item(entry: Entry) -> ExpiredItem:
         ScheduledProcedureStepID=entry.attributes["ScheduledProcedureStepID"],
         ScheduledStationAETitle=entry.attributes["ScheduledStationAETitle"],
         Modality=entry.attributes["Modality"],
-        scheduled_at=entry.scheduled_at,
+        scheduled_at=f"{entry.scheduled_at:%Y-%m-%d %H:%M}",
         state=entry.state or "",
     )

@@ -9,8 +9,8 @@ from functools import lru_cache
 
 from pacs_core.dicom.patterns import fold, matches_pattern
 
-# What parts words; the same expression is used in SQL.
-SEPARATORS = r"[\^= ,.'-]+"
+# What parts words; the same expression is used in SQL, where the names of several values stand in one text.
+SEPARATORS = r"[\^= ,.'\\-]+"
 _SEPARATORS = re.compile(SEPARATORS)
 _ONE_MISTAKE, _TWO_MISTAKES = 4, 8  # letters of a word from which on so many are forgiven
 
