@@ -164,7 +164,13 @@ def expected(query: Query, headers: list[Header]) -> list[str]:
 @given(query=queries)
 def test_sql_selects_what_the_matcher_selects(indexed: tuple[LakeIndexReader, list[Header]], query: Query) -> None:
     reader, headers = indexed
-    assert sorted(str(found["IssuerOfPatientID"]) for found in reader.find(query)) == expected(query, headers)
+    try:
+        wanted = expected(query, headers)
+    except InvalidIdentifier:  # several dates cannot be combined with a time
+        with pytest.raises(InvalidIdentifier):
+            list(reader.find(query))
+    else:
+        assert sorted(str(found["IssuerOfPatientID"]) for found in reader.find(query)) == wanted
 
 
 @pytest.mark.parametrize(("keyword", "value"), [(keyword, value) for keyword, values in KEYS.items() for value in values])
