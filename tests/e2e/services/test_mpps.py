@@ -133,11 +133,11 @@ def test_what_was_acknowledged_survives_a_kill(new_listener: NewListener) -> Non
     listener, uid = new_listener(), generate_uid()
     with modality(listener) as assoc:
         assert create(assoc, begun("1.2.3", ""), uid) == 0x0000
-        listener.process.kill()
+    listener.process.kill()
     listener.start()
     with modality(listener) as assoc:
         assert change(assoc, ended("COMPLETED"), uid) == 0x0000
-        listener.process.kill()
+    listener.process.kill()
     listener.start()
     with modality(listener) as assoc:
         status, ds = read(assoc, uid)
@@ -195,10 +195,10 @@ def test_a_peer_that_is_to_know_is_told_also_when_it_was_away(
     listener, uid = new_listener(PACS_MPPS_NOTIFY='["RIS"]', PACS_REPORT_RETRY_FIRST="0.2", PACS_REPORT_RETRY_LONGEST="1"), generate_uid()
     with modality(listener) as assoc:
         assert create(assoc, begun("1.2.3", ""), uid) == 0x0000
-        waiting = "SELECT last_error FROM event_report WHERE last_error LIKE 'RIS is not a peer%'"
-        eventually(lambda: listener.sql(waiting), what="an attempt")
-        assert_succeeded(listener.run_pacs("peer", "add", "RIS", "127.0.0.1", str(port)))
-        listener.process.kill()
+    waiting = "SELECT last_error FROM event_report WHERE last_error LIKE 'RIS is not a peer%'"
+    eventually(lambda: listener.sql(waiting), what="an attempt")
+    assert_succeeded(listener.run_pacs("peer", "add", "RIS", "127.0.0.1", str(port)))
+    listener.process.kill()
     listener.start()
     start()
     with modality(listener) as assoc:

@@ -79,8 +79,9 @@ class Site:
         return {row["uid"]: row["instances"] for row in rows}
 
     def attempts(self) -> dict[str, tuple[str, int]]:
-        rows = self.listener.sql("SELECT StudyInstanceUID AS uid, state, attempts FROM prefetch")
-        return {row["uid"]: (row["state"], row["attempts"]) for row in rows}
+        with self._database.transaction() as session:  # at once: a process of `pacs sql` would see a later moment
+            rows = session.run('SELECT "StudyInstanceUID", state, attempts FROM pacs.prefetch')
+        return {uid: (state, attempts) for uid, state, attempts in rows}
 
     def received(self) -> int:
         """C-STOREs that the listener has served, over all associations that have ended."""
@@ -187,7 +188,7 @@ def test_a_run_that_was_killed_is_simply_run_again(new_site: Callable[..., Site]
     site.store_remotely(*studies)
     site.request("PREF4")
     killed = site.start()
-    eventually(site.held, within=90, what="the first study")
+    eventually(lambda: "held" in {state for state, _ in site.attempts().values()}, within=90, what="the first study")
     killed.kill()
     before = {uid for uid, (state, _) in site.attempts().items() if state == "held"}
     assert len(before) < len(studies)
