@@ -1,6 +1,5 @@
 """Delivers event reports to peers: on associations of our own, in which we are the SCP (PS3.7 10.1.1, D.3.3.4)."""
 
-import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -18,14 +17,13 @@ from pacs_core.errors import PacsError, PeerUnavailable
 from pacs_core.ports import PeerDirectory
 from pacs_core.ports.modality import Claimed, EventReports, Report
 from pacs_core.workflow.retries import Retries
+from pacs_core.workflow.worker import Worker
 
 log = structlog.get_logger(__name__)
 
 _TRANSFER_SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 _AT_ONCE = 10
 _LEASE = timedelta(seconds=30)  # after which another process takes up what this one was at
-_CLOSING = 2.0  # seconds
-_LOOK_AGAIN = 5.0  # seconds, where nobody says that there is something to do
 _SUCCESS = 0x0000
 
 
@@ -44,39 +42,19 @@ class Courier:
         self._peers = peers
         self._caller = caller
         self._retries = retries
-        self._stopping = threading.Event()
-        self._due = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+        self._worker = Worker(self.deliver_due, name="courier")
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._worker.start()
 
     def hasten(self) -> None:
         """Something has just been entered. Returns at once; any thread."""
-        self._due.set()
+        self._worker.hasten()
 
     def close(self) -> None:
         """Deliver no more. A report whose answer does not come in a moment is delivered once more by somebody else, later."""
-        self._stopping.set()
-        self._due.set()
-        if self._thread.ident is not None:
-            self._thread.join(_CLOSING)
-
-    def _run(self) -> None:
-        """A process boundary: whatever goes wrong is tried again."""
-        while not self._stopping.is_set():
-            self._due.clear()
-            try:
-                worked = self.deliver_due()
-            except PacsError as exc:
-                log.debug("reports_not_looked_for", reason=str(exc))
-                worked = False
-            except Exception:
-                log.exception("courier_failed")
-                worked = False
-            if not worked:
-                self._due.wait(_LOOK_AGAIN)
+        self._worker.close()
 
     def deliver_over(self, assoc: Association, number: int) -> None:
         """Try one report over an association of the peer's. AssociationEnded if that ends; the report stays owed then."""
@@ -97,7 +75,7 @@ class Courier:
         try:
             assoc = self._associate(peer, context_class)
             try:
-                while left and time.monotonic() < until and not self._stopping.is_set():
+                while left and time.monotonic() < until and not self._worker.is_stopping:
                     self._report(assoc, left.pop(0))
             finally:
                 assoc.release()

@@ -1,6 +1,5 @@
 """Checks what peers ask us to commit to, behind the answer to their request, and owes them the result."""
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -12,13 +11,12 @@ from pacs_core.errors import PacsError
 from pacs_core.ports.commitment import Commitments, Reference, Request
 from pacs_core.workflow.commitment import FailureReason, report_of
 from pacs_core.workflow.retries import Retries
+from pacs_core.workflow.worker import Worker
 
 log = structlog.get_logger(__name__)
 
 _LEASE = timedelta(seconds=30)  # after which another process takes up what this one was at
 _RENEWED = 5.0  # seconds
-_LOOK_AGAIN = 5.0  # seconds, where nobody says that there is something to do
-_CLOSING = 2.0  # seconds
 
 _REASONS: Mapping[str, FailureReason] = {
     MISSING: FailureReason.NO_SUCH_OBJECT_INSTANCE,
@@ -67,24 +65,19 @@ class CommitmentChecker:
         self._retries = retries
         self._retrieve_ae = retrieve_ae
         self._owed = owed
-        self._stopping = threading.Event()
-        self._due = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="commitments", daemon=True)
+        self._worker = Worker(self._check_due, name="commitments")
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._worker.start()
 
     def hasten(self) -> None:
         """A request has just been entered. Returns at once; any thread."""
-        self._due.set()
+        self._worker.hasten()
 
     def close(self) -> None:
         """Check no more. What is at work is taken up by somebody else, later."""
-        self._stopping.set()
-        self._due.set()
-        if self._thread.ident is not None:
-            self._thread.join(_CLOSING)
+        self._worker.close()
 
     def check(self, number: int | None = None) -> int | None:
         """Check a request that is due, or just this one. The number of the report that is owed for it; None if there is nothing to do."""
@@ -96,22 +89,11 @@ class CommitmentChecker:
         except PacsError as exc:
             return self._put_off(request, exc)
 
-    def _run(self) -> None:
-        """A process boundary: whatever goes wrong is tried again."""
-        while not self._stopping.is_set():
-            self._due.clear()
-            try:
-                worked = self.check() is not None
-            except PacsError as exc:
-                log.debug("commitments_not_looked_for", reason=str(exc))
-                worked = False
-            except Exception:
-                log.exception("commitment_checker_failed")
-                worked = False
-            if worked:
-                self._owed()
-            else:
-                self._due.wait(_LOOK_AGAIN)
+    def _check_due(self) -> bool:
+        if self.check() is None:
+            return False
+        self._owed()
+        return True
 
     def _check(self, request: Request) -> int | None:
         references = self._commitments.references(request.number)
