@@ -70,7 +70,7 @@ from pacs_core.lifecycle.retention import Retention
 from pacs_core.lifecycle.rules import ArchivalRule, Fill, MigrationRule, RetentionRule, Selection, Watermarks
 from pacs_core.model import AssociationRecord, Header, Peer, PriorRequest
 from pacs_core.ports import ObjectStore
-from pacs_core.ports.modality import Cancelled, Entry, WorklistQuery
+from pacs_core.ports.modality import Entry, WorklistQuery
 from pacs_core.settings import TIER_NAMES, Settings, StudySelection, TierSettings
 from pacs_core.storage.cache import ObjectCache
 from pacs_core.storage.journal import SegmentJournal
@@ -186,7 +186,7 @@ def order_server(settings: Settings) -> Iterator[OrderServer]:
 
         def keep(order: Order) -> int:
             entries = [worklist_entry(given, "hl7") for given in order.scheduled]
-            return store.order(entries, [Cancelled(each.study, each.accession, each.step_id) for each in order.cancelled])
+            return store.order(entries, order.cancelled)
 
         address = settings.hl7_host, settings.hl7_port
         yield OrderServer(address, stations=settings.hl7_stations, keep=keep, idle=settings.idle_timeout)

@@ -12,6 +12,7 @@ import hl7
 
 from pacs_core.errors import InvalidAttributeValue, MissingAttribute, RequestError, UnreadableDataSet
 from pacs_core.model import Header
+from pacs_core.ports.modality import Cancelled
 
 # MSH-18 (HL7 table 0211) in the names of Python's codecs.
 _CHARACTER_SETS: Mapping[str, str] = {
@@ -45,25 +46,11 @@ class Unsupported(RequestError):
 
 
 @dataclass(frozen=True, slots=True)
-class Cancellation:
-    """A step that is not to be performed.
-
-    Attributes:
-        study: "" where the message names none; then the accession number says which.
-        step_id: "" for every step of them.
-    """
-
-    study: str
-    accession: str
-    step_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class Order:
     """What one message asks for."""
 
     scheduled: tuple[Header, ...]
-    cancelled: tuple[Cancellation, ...]
+    cancelled: tuple[Cancelled, ...]
 
 
 def decode(content: bytes) -> hl7.Message:
@@ -97,7 +84,7 @@ def order_of(message: hl7.Message, stations: Mapping[str, str]) -> Order:
         raise Unsupported(f"{kind[:20]} is not taken here; {' and '.join(_MESSAGES)} are")
     patient = _patient(message)
     scheduled: list[Header] = []
-    cancelled: list[Cancellation] = []
+    cancelled: list[Cancelled] = []
     for group in _groups(message):
         control = group.value("ORC", 1)
         if control in _OF_NO_CONSEQUENCE:
@@ -220,12 +207,12 @@ def _complete(header: Header, stations: Mapping[str, str]) -> Header:
     return header
 
 
-def _cancellation(group: _Group) -> Cancellation:
+def _cancellation(group: _Group) -> Cancelled:
     study = group.value("IPC", 3) or group.value("ZDS", 1)
     accession = group.value("IPC", 1) or group.value("OBR", 18)
     if not study and not accession:
         raise MissingAttribute("a cancellation names neither an accession number nor a study")
-    return Cancellation(study, accession, group.value("IPC", 4) or group.value("OBR", 20))
+    return Cancelled(study, accession, group.value("IPC", 4) or group.value("OBR", 20))
 
 
 def _code(group: _Group, first: int) -> list[Header]:

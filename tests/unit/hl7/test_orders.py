@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import pytest
 
 from pacs_core.errors import InvalidAttributeValue, MissingAttribute, RequestError, UnreadableDataSet
-from pacs_core.hl7.orders import Cancellation, Unsupported, acknowledgement, decode, order_of
+from pacs_core.hl7.orders import Unsupported, acknowledgement, decode, order_of
+from pacs_core.ports.modality import Cancelled
 from pacs_core.workflow.worklist import item_of
 
 MSH = "MSH|^~\\&|RIS|HOSP|PACS|HOSP|20261127||{kind}|42|P|2.3.1||||||{charset}"
@@ -68,16 +69,16 @@ def test_each_procedure_of_an_omi_becomes_a_step() -> None:
 @pytest.mark.parametrize("control", ["CA", "OC", "DC"])
 def test_a_cancellation_names_what_is_cancelled(control: str) -> None:
     order = order_of(decode(message(PID, ORC, OBR, ZDS, control=control)), {})
-    assert (order.scheduled, order.cancelled) == ((), (Cancellation("1.2.3", "A1", "SPS1"),))
+    assert (order.scheduled, order.cancelled) == ((), (Cancelled("1.2.3", "A1", "SPS1"),))
     order = order_of(decode(message(PID, ORC, OBR, control=control)), {})
-    assert order.cancelled == (Cancellation("", "A1", "SPS1"),)
+    assert order.cancelled == (Cancelled("", "A1", "SPS1"),)
 
 
 def test_several_orders_of_a_message_are_told_apart() -> None:
     cancelled = [ORC.format(control="CA"), OBR.replace("A1|RP1|SPS1", "A2|RP2|SPS2")]
     order = order_of(decode(message(PID, ORC, OBR, *cancelled)), STATIONS)
     assert [header["AccessionNumber"] for header in order.scheduled] == ["A1"]
-    assert order.cancelled == (Cancellation("", "A2", "SPS2"),)
+    assert order.cancelled == (Cancelled("", "A2", "SPS2"),)
 
 
 def test_a_change_of_status_is_of_no_consequence() -> None:
