@@ -21,7 +21,7 @@ from pacs_core.dimse.client import Caller
 from pacs_core.dimse.command import Command
 from pacs_core.dimse.fetching import FolderReceiver, storage_proposals
 from pacs_core.dimse.information_models import Operation, sop_class
-from pacs_core.dimse.negotiation import Proposal
+from pacs_core.dimse.negotiation import LITTLE_ENDIAN, Proposal
 from pacs_core.dimse.pool import AssociationPool
 from pacs_core.dimse.request_form import MAXIMUM_CONTEXTS
 from pacs_core.dimse.services.verification import VERIFICATION
@@ -29,8 +29,6 @@ from pacs_core.errors import ConfigurationError, PacsError
 from pacs_core.model import AETitle, Peer
 from pacs_core.ports.commitment import Reference, Requests
 from pacs_core.settings import check_ae_title, load_settings
-
-_UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ def target(home: Path | None, peer: str, calling: str) -> Target:
 
 def echo(to: Target) -> None:
     """C-ECHO."""
-    with to.association([Proposal(VERIFICATION, _UNCOMPRESSED)]) as assoc:
+    with to.association([Proposal(VERIFICATION, LITTLE_ENDIAN)]) as assoc:
         status = client.echo(assoc, VERIFICATION)
     if status:
         raise PacsError(f"{to.peer.ae_title} answered with status {status:04X}")
@@ -152,7 +150,7 @@ def find(to: Target, level: str, root: str, keys: Sequence[str], form: str) -> N
     wanted = keys or _DEFAULT_KEYS[level.upper()]
     identifier = _identifier(level, wanted)
     columns = [key.partition("=")[0] for key in wanted]
-    with to.association([Proposal(model, _UNCOMPRESSED)]) as assoc:
+    with to.association([Proposal(model, LITTLE_ENDIAN)]) as assoc:
         matches = (header_of(match) for match in client.find(assoc, model, identifier))
         output.print_rows(columns, ([match.get(column, "") for column in columns] for match in matches), form)
 
@@ -160,7 +158,7 @@ def find(to: Target, level: str, root: str, keys: Sequence[str], form: str) -> N
 def move(to: Target, destination: str, level: str, root: str, keys: Sequence[str]) -> None:
     """C-MOVE to a third party."""
     model = sop_class(root, Operation.MOVE)
-    with to.association([Proposal(model, _UNCOMPRESSED)]) as assoc:
+    with to.association([Proposal(model, LITTLE_ENDIAN)]) as assoc:
         _follow(client.move(assoc, model, _identifier(level, keys), _ae_title(destination)), "moved")
 
 
@@ -169,7 +167,7 @@ def get(to: Target, level: str, root: str, keys: Sequence[str], folder: Path) ->
     model = sop_class(root, Operation.GET)
     folder.mkdir(parents=True, exist_ok=True)
     receiver = FolderReceiver(folder)
-    with to.association([Proposal(model, _UNCOMPRESSED), *storage_proposals(MAXIMUM_CONTEXTS - 1)]) as assoc:
+    with to.association([Proposal(model, LITTLE_ENDIAN), *storage_proposals(MAXIMUM_CONTEXTS - 1)]) as assoc:
         _follow(client.get(assoc, model, _identifier(level, keys), receiver), "fetched")
 
 

@@ -11,13 +11,10 @@ from pacs_core.cli import output
 from pacs_core.cli.network import Target
 from pacs_core.dicom.headers import header_of
 from pacs_core.dimse import client
-from pacs_core.dimse.command import Command, CommandField
-from pacs_core.dimse.negotiation import Proposal
+from pacs_core.dimse.command import CommandField
+from pacs_core.dimse.negotiation import LITTLE_ENDIAN, Proposal
 from pacs_core.dimse.services.performed_step import MPPS, MPPS_RETRIEVE
-from pacs_core.errors import PacsError
 from pacs_core.workflow.performed_step import StepStatus
-
-_TRANSFER_SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 
 
 def create(to: Target, *, patient_id: str, name: str, accession: str, study: str, step_id: str, station: str, modality: str) -> None:
@@ -53,7 +50,7 @@ def finish(to: Target, uid: str, *, status: StepStatus, series: Sequence[str], p
 
 def get(to: Target, uid: str) -> None:
     """N-GET; all attributes, as JSON with keywords."""
-    _, ds = _perform(to, MPPS_RETRIEVE, CommandField.N_GET, uid, None)
+    ds = _perform(to, MPPS_RETRIEVE, CommandField.N_GET, uid, None)
     output.line(json.dumps(header_of(ds), indent=2, ensure_ascii=False))
 
 
@@ -65,10 +62,8 @@ def _series(uid: str, protocol: str) -> Dataset:
     return item
 
 
-def _perform(to: Target, sop_class: str, operation: CommandField, uid: str, ds: Dataset | None) -> tuple[Command, Dataset]:
-    with to.association([Proposal(sop_class, _TRANSFER_SYNTAXES)]) as assoc:
+def _perform(to: Target, sop_class: str, operation: CommandField, uid: str, ds: Dataset | None) -> Dataset:
+    with to.association([Proposal(sop_class, LITTLE_ENDIAN)]) as assoc:
         answer, attributes = client.normalized(assoc, MPPS, operation, uid, ds, context_class=sop_class)
-    if answer.Status:
-        comment = f": {answer.ErrorComment}" if answer.ErrorComment else ""
-        raise PacsError(f"{to.peer.ae_title} answered with status {answer.Status:04X}{comment}")
-    return answer, attributes
+        client.check_final(assoc, answer)
+    return attributes

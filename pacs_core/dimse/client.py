@@ -131,7 +131,7 @@ def find(assoc: Association, sop_class: str, identifier: Dataset) -> Iterator[Da
         answer_context, answer = assoc.receive_response(message_id)
         data = assoc.identifier(answer_context) if answer.has_data_set else b""
         if not is_pending(_status(answer)):
-            _check_final(assoc, answer)
+            check_final(assoc, answer)
             return
         yield identifiers.decode(data, answer_context.transfer_syntax)
 
@@ -225,7 +225,8 @@ def _status(answer: Command) -> int:
     return answer.Status
 
 
-def _check_final(assoc: Association, answer: Command) -> None:
+def check_final(assoc: Association, answer: Command) -> None:
+    """PeerUnavailable with the status, unless it is success."""
     if _status(answer) != 0:
         reason = f": {answer.ErrorComment}" if answer.ErrorComment else ""
         raise PeerUnavailable(f"{assoc.agreement.called_ae} answered with status {answer.Status:04X}{reason}")

@@ -9,7 +9,7 @@ from pacs_core.dimse.association import Association
 from pacs_core.dimse.client import Caller
 from pacs_core.dimse.command import CommandField
 from pacs_core.dimse.connection import AssociationEnded, ReleaseRequested
-from pacs_core.dimse.negotiation import Proposal
+from pacs_core.dimse.negotiation import LITTLE_ENDIAN, Proposal
 from pacs_core.dimse.services import normalized
 from pacs_core.dimse.services.normalized import Reply, Request
 from pacs_core.errors import PeerUnavailable
@@ -17,7 +17,6 @@ from pacs_core.model import Peer
 from pacs_core.ports.commitment import Reference, Requests
 from pacs_core.workflow.commitment import INSTANCE, PUSH_MODEL, REQUEST, answer_of, request_for
 
-_TRANSFER_SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 _POLL = 0.2  # seconds
 
 
@@ -29,14 +28,12 @@ def ask(caller: Caller, peer: Peer, references: Sequence[Reference], requests: R
     """
     transaction = f"2.25.{uuid4().int}"
     requests.ask(str(peer.ae_title), transaction, references)
-    assoc = caller.associate(peer, [Proposal(PUSH_MODEL, _TRANSFER_SYNTAXES)])
+    assoc = caller.associate(peer, [Proposal(PUSH_MODEL, LITTLE_ENDIAN)])
     try:
         answer, _ = client.normalized(
             assoc, PUSH_MODEL, CommandField.N_ACTION, INSTANCE, request_for(transaction, references), type_id=REQUEST
         )
-        if answer.Status:
-            reason = f": {answer.ErrorComment}" if answer.ErrorComment else ""
-            raise PeerUnavailable(f"{peer.ae_title} answered the request for commitment with status {answer.Status:04X}{reason}")
+        client.check_final(assoc, answer)
         return _await(assoc, requests, transaction, timeout)
     finally:
         assoc.release()

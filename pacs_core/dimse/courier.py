@@ -12,7 +12,7 @@ from pacs_core.dimse import client
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.client import Caller
 from pacs_core.dimse.command import CommandField
-from pacs_core.dimse.negotiation import Proposal
+from pacs_core.dimse.negotiation import LITTLE_ENDIAN, Proposal
 from pacs_core.errors import PacsError, PeerUnavailable
 from pacs_core.ports import PeerDirectory
 from pacs_core.ports.modality import Claimed, EventReports, Report
@@ -21,7 +21,6 @@ from pacs_core.workflow.worker import Worker
 
 log = structlog.get_logger(__name__)
 
-_TRANSFER_SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 _AT_ONCE = 10
 _LEASE = timedelta(seconds=30)  # after which another process takes up what this one was at
 _SUCCESS = 0x0000
@@ -88,7 +87,7 @@ class Courier:
         known = self._peers.get(peer)
         if known is None:
             raise PeerUnavailable(f"{peer} is not a peer; `pacs peer add` enters it")
-        return self._caller.associate(known, [Proposal(context_class, _TRANSFER_SYNTAXES, scp_role=True)])
+        return self._caller.associate(known, [Proposal(context_class, LITTLE_ENDIAN, scp_role=True)])
 
     def _report(self, assoc: Association, claimed: Claimed) -> None:
         try:

@@ -22,7 +22,7 @@ from pacs_core.dimse.callers import Callers
 from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.connection import AssociationEnded, Connection, ReleaseRequested
 from pacs_core.dimse.negotiation import Acceptance, Acceptor, Context, NotAccepted, Rejection
-from pacs_core.dimse.services import NOT_AUTHORIZED, UNRECOGNIZED_OPERATION, Service
+from pacs_core.dimse.services import NOT_AUTHORIZED, Service, refuse
 from pacs_core.errors import ConfigurationError
 from pacs_core.model import AssociationRecord
 from pacs_core.telemetry.sparing import Sparing
@@ -275,12 +275,10 @@ class Listener:
         assoc.forget_cancellations()
         service = self._service(context.served_as)
         if service is None or not (context.as_scp or command.CommandField == CommandField.N_EVENT_REPORT):
-            assoc.skip_data_set(context, command)
-            assoc.send(context, command.response(UNRECOGNIZED_OPERATION))
+            refuse(assoc, context, command)
         elif not self._may(assoc.agreement.calling_ae, service):
-            assoc.skip_data_set(context, command)
             log.warning("not_authorized", association=assoc.id, calling=assoc.agreement.calling_ae, operation=command.operation)
-            assoc.send(context, command.response(NOT_AUTHORIZED, error_comment=f"this AE title may not {service.permission}"))
+            refuse(assoc, context, command, status=NOT_AUTHORIZED, comment=f"this AE title may not {service.permission}")
         else:
             service.serve(assoc, context, command)
 

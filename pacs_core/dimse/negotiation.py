@@ -32,7 +32,8 @@ from pacs_core.dimse.requestor import UserIdentity, related_general_classes, use
 _PDU = TypeVar("_PDU", A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ)
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
-IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+LITTLE_ENDIAN = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)  # what is proposed where nothing else is asked for
 
 _REMEMBERED, _LONGEST_REMEMBERED = 64, 32_768  # requests, and bytes of each
 

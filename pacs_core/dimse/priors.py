@@ -13,13 +13,12 @@ from pacs_core.dimse.client import Caller
 from pacs_core.dimse.command import Command
 from pacs_core.dimse.fetching import IngestReceiver, storage_proposals
 from pacs_core.dimse.information_models import Operation, sop_class
-from pacs_core.dimse.negotiation import Proposal
+from pacs_core.dimse.negotiation import LITTLE_ENDIAN, Proposal
 from pacs_core.dimse.request_form import MAXIMUM_CONTEXTS
 from pacs_core.errors import PeerUnavailable
 from pacs_core.model import UID, Header, Level, Peer, PriorRequest
 from pacs_core.workflow.prefetch import KnownStudy, studies_of
 
-_UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 _FIND, _MOVE, _GET = (sop_class("study", operation) for operation in (Operation.FIND, Operation.MOVE, Operation.GET))
 _STUDY_KEYS = ("StudyInstanceUID", "IssuerOfPatientID", "StudyDate", "ModalitiesInStudy", "NumberOfStudyRelatedInstances")
 _OUT_OF_RESOURCES = 0xA700  # PS3.4 C.4.2.1.5: A7xx
@@ -48,7 +47,7 @@ class RemoteArchive:
 
     def find(self, request: PriorRequest, since: date) -> Sequence[KnownStudy]:
         """See PriorSource. The series are asked for only where a body part is wanted, as no study has one."""
-        with self._association([Proposal(_FIND, _UNCOMPRESSED)]) as assoc:
+        with self._association([Proposal(_FIND, LITTLE_ENDIAN)]) as assoc:
             studies = self._ask(assoc, Level.STUDY, _STUDY_KEYS, request, StudyDate=f"{since:%Y%m%d}-{request.day:%Y%m%d}")
             if request.BodyPartExamined:
                 studies = [self._with_body_part(assoc, study) for study in studies]
@@ -67,8 +66,8 @@ class RemoteArchive:
 
     def _proposals(self) -> Sequence[Proposal]:
         if self._receiver is None:
-            return [Proposal(_MOVE, _UNCOMPRESSED)]
-        return [Proposal(_GET, _UNCOMPRESSED), *storage_proposals(MAXIMUM_CONTEXTS - 1)]
+            return [Proposal(_MOVE, LITTLE_ENDIAN)]
+        return [Proposal(_GET, LITTLE_ENDIAN), *storage_proposals(MAXIMUM_CONTEXTS - 1)]
 
     def _responses(self, assoc: Association, identifier: Dataset) -> Iterator[Command]:
         if self._receiver is None:

@@ -15,15 +15,13 @@ from pacs_core.dimse.association import Association
 from pacs_core.dimse.client import NotAcceptedByPeer
 from pacs_core.dimse.command import DATA_SET, Command, CommandField, encode
 from pacs_core.dimse.connection import Aborted, AssociationEnded
-from pacs_core.dimse.negotiation import Context, Proposal
+from pacs_core.dimse.negotiation import LITTLE_ENDIAN, Context, Proposal
 from pacs_core.dimse.outgoing import OutgoingMessage
 from pacs_core.dimse.pool import AssociationPool, Loan
 from pacs_core.dimse.request_form import MAXIMUM_CONTEXTS
 from pacs_core.errors import ChecksumMismatch, PacsError, PeerUnavailable, StorageUnavailable
 from pacs_core.model import Peer
 
-EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
-_FALLBACK = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
 _MEDIUM_PRIORITY = 0
 _PROCESSING_FAILURE = 0x0110
 _FUTILE_ASSOCIATIONS = 3
@@ -99,7 +97,7 @@ def _proposals(instance: Sendable, wanted: Sequence[str]) -> dict[tuple[str, tup
     uid, stored = instance.SOPClassUID, instance.TransferSyntaxUID
     possible = tuple(syntax for syntax in wanted if can_transcode(stored, syntax))
     as_stored = [(stored,)] if stored in possible or not possible else []
-    return {(uid, syntaxes): Proposal(uid, syntaxes) for syntaxes in (*as_stored, possible or _FALLBACK)}
+    return {(uid, syntaxes): Proposal(uid, syntaxes) for syntaxes in (*as_stored, possible or LITTLE_ENDIAN)}
 
 
 def choose_context(assoc: Association, instance: Sendable) -> Context:

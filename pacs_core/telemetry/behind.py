@@ -76,7 +76,7 @@ class Behind(Generic[T]):
         try:
             self._write(notes)
         except PacsError as exc:
-            log.log(30 if not exc.retryable else 10, "notes_not_written", notes=self._name, count=len(notes), reason=str(exc))
+            (log.debug if exc.retryable else log.warning)("notes_not_written", notes=self._name, count=len(notes), reason=str(exc))
             return not exc.retryable
         except Exception:  # a process boundary: nothing else would ever tell
             log.exception("notes_lost", notes=self._name, count=len(notes))

@@ -13,6 +13,14 @@ SUCCESS, CANCEL, PENDING, PENDING_WITH_UNSUPPORTED_KEYS = 0x0000, 0xFE00, 0xFF00
 UNRECOGNIZED_OPERATION, NOT_AUTHORIZED = 0x0211, 0x0124
 
 
+def refuse(
+    assoc: Association, context: Context, command: Command, *, status: int = UNRECOGNIZED_OPERATION, comment: str | None = None
+) -> None:
+    """Answer a request that is not performed, when its data set has been read past."""
+    assoc.skip_data_set(context, command)
+    assoc.send(context, command.response(status, error_comment=comment))
+
+
 class Service(Protocol):
     """One service class. Stateless between messages; used by many associations at once.
 

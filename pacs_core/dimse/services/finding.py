@@ -12,7 +12,7 @@ from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.connection import AssociationEnded
 from pacs_core.dimse.negotiation import Context
-from pacs_core.dimse.services import CANCEL, PENDING, PENDING_WITH_UNSUPPORTED_KEYS, SUCCESS, UNRECOGNIZED_OPERATION
+from pacs_core.dimse.services import CANCEL, PENDING, PENDING_WITH_UNSUPPORTED_KEYS, SUCCESS, UNRECOGNIZED_OPERATION, refuse
 from pacs_core.errors import PacsError
 
 log = structlog.get_logger(__name__)
@@ -42,8 +42,7 @@ class Answered:
 def serve(assoc: Association, context: Context, command: Command, look_up: Callable[[Dataset], Finding]) -> Answered:
     """Answer one request. PacsError becomes its status; everything else ends the association."""
     if command.CommandField != CommandField.C_FIND:
-        assoc.skip_data_set(context, command)
-        assoc.send(context, command.response(UNRECOGNIZED_OPERATION))
+        refuse(assoc, context, command)
         return Answered(UNRECOGNIZED_OPERATION)
     try:
         answered = _answer(assoc, context, command, look_up)

@@ -15,7 +15,7 @@ from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import Command
 from pacs_core.dimse.connection import AssociationEnded
 from pacs_core.dimse.negotiation import Context
-from pacs_core.dimse.services import SUCCESS, UNRECOGNIZED_OPERATION
+from pacs_core.dimse.services import SUCCESS, refuse
 from pacs_core.errors import PacsError
 
 log = structlog.get_logger(__name__)
@@ -72,8 +72,7 @@ def serve(assoc: Association, context: Context, command: Command, operations: Ma
     """
     perform = operations.get(command.CommandField)
     if perform is None:
-        assoc.skip_data_set(context, command)
-        assoc.send(context, command.response(UNRECOGNIZED_OPERATION))
+        refuse(assoc, context, command)
         return
     try:
         reply = perform(_request(assoc, context, command))

@@ -17,7 +17,7 @@ from pacs_core.dimse.connection import AssociationEnded
 from pacs_core.dimse.information_models import MODELS, Operation
 from pacs_core.dimse.negotiation import Context
 from pacs_core.dimse.pool import AssociationPool
-from pacs_core.dimse.services import CANCEL, PENDING, SUCCESS, UNCOMPRESSED, UNRECOGNIZED_OPERATION, Service
+from pacs_core.dimse.services import CANCEL, PENDING, SUCCESS, UNCOMPRESSED, Service, refuse
 from pacs_core.dimse.services.query import options_of, query_of
 from pacs_core.errors import InvalidIdentifier, PacsError, UnknownDestination
 from pacs_core.model import Permission, Query, StoredObject
@@ -112,8 +112,7 @@ class Retrieve(Service):
     def serve(self, assoc: Association, context: Context, command: Command) -> None:
         """Perform the sub-operations, with a pending response after each, then send the final response."""
         if _OPERATIONS.get(command.CommandField) is not MODELS[context.served_as].operation:
-            assoc.skip_data_set(context, command)
-            assoc.send(context, command.response(UNRECOGNIZED_OPERATION))
+            refuse(assoc, context, command)
             return
         try:
             self._retrieve(assoc, context, command)

@@ -10,7 +10,7 @@ from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.connection import AssociationEnded
 from pacs_core.dimse.negotiation import Context
-from pacs_core.dimse.services import SUCCESS, UNRECOGNIZED_OPERATION, Service
+from pacs_core.dimse.services import SUCCESS, Service, refuse
 from pacs_core.errors import DataSetMismatch, PacsError
 from pacs_core.model import UID, Origin, Permission, StoreRequest
 from pacs_core.telemetry.timing import Laps, Timings
@@ -45,8 +45,7 @@ class Storage(Service):
     def serve(self, assoc: Association, context: Context, command: Command) -> None:
         """Receive one instance and answer for it."""
         if command.CommandField != CommandField.C_STORE:
-            assoc.skip_data_set(context, command)
-            assoc.send(context, command.response(UNRECOGNIZED_OPERATION))
+            refuse(assoc, context, command)
             return
         laps = self._timings.laps("C-STORE")
         try:
