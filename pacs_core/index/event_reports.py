@@ -30,7 +30,11 @@ class EventReports:
 
     def delivered(self, number: int) -> None:
         """The peer has taken it. Repeatable."""
-        self._run("UPDATE pacs.event_report SET state = 'delivered', delivered_at = now(), last_error = '' WHERE number = :number", number)
+        with self._database.transaction() as session:
+            session.run(
+                "UPDATE pacs.event_report SET state = 'delivered', delivered_at = now(), last_error = '' WHERE number = :number",
+                number=number,
+            )
 
     def failed(self, number: int, error: str, again_after: timedelta | None) -> None:
         """It could not be delivered; it is tried again after a while, or never."""
@@ -42,10 +46,6 @@ class EventReports:
                 after=again_after,
                 number=number,
             )
-
-    def _run(self, statement: str, number: int) -> None:
-        with self._database.transaction() as session:
-            session.run(statement, number=number)
 
 
 def owe(session: Session, report: Report) -> int:

@@ -82,14 +82,7 @@ class Worklist:
 
     def entries(self, *, everything: bool) -> Sequence[Entry]:
         """All that is still to be done, or all that is kept, in the order in which it is scheduled."""
-        with self._database.transaction() as session:
-            rows = session.run(
-                f"SELECT {_COLUMNS}, scheduled_at, header, source, state, updated_at FROM pacs.worklist_item"  # noqa: S608 constants
-                " WHERE :everything OR state IN ('SCHEDULED', 'IN PROGRESS') ORDER BY scheduled_at, number",
-                everything=everything,
-            )
-        count = len(ATTRIBUTES)
-        return [Entry(dict(zip(ATTRIBUTES, row[:count], strict=True)), *row[count:]) for row in rows]
+        return self._entries(":everything OR state IN ('SCHEDULED', 'IN PROGRESS')", everything=everything)
 
     def remove(self, accession_or_study: str) -> int:
         """Forget the items of an accession number or a study; how many."""
@@ -102,7 +95,7 @@ class Worklist:
 
     def expired(self, before: datetime) -> Sequence[Entry]:
         """The items that were to begin before an instant of local time, in whatever state."""
-        return [entry for entry in self.entries(everything=True) if entry.scheduled_at < before]
+        return self._entries("scheduled_at < :before", before=before)
 
     def forget(self, before: datetime) -> int:
         """Remove the expired ones, and the record of queries that are as old; how many items."""
@@ -115,6 +108,16 @@ class Worklist:
         rows = json.dumps([asdict(query) for query in queries], default=datetime.isoformat)
         with self._database.transaction() as session:
             session.run(_QUERIED, queries=rows)
+
+    def _entries(self, condition: str, **values: object) -> Sequence[Entry]:
+        with self._database.transaction() as session:
+            rows = session.run(
+                f"SELECT {_COLUMNS}, scheduled_at, header, source, state, updated_at FROM pacs.worklist_item"  # noqa: S608 constants
+                f" WHERE {condition} ORDER BY scheduled_at, number",
+                **values,
+            )
+        count = len(ATTRIBUTES)
+        return [Entry(dict(zip(ATTRIBUTES, row[:count], strict=True)), *row[count:]) for row in rows]
 
 
 def follow(session: Session, study: str, step_id: str, state: str) -> int:
