@@ -71,8 +71,9 @@ from pacs_core.lifecycle.rules import ArchivalRule, Fill, MigrationRule, Retenti
 from pacs_core.model import AssociationRecord, Header, Peer, PriorRequest
 from pacs_core.ports import ObjectStore
 from pacs_core.ports.modality import Entry, WorklistQuery
-from pacs_core.settings import TIER_NAMES, Settings, StudySelection, TierSettings
+from pacs_core.settings import TIER_NAMES, Settings, StudySelection, TierSettings, load_settings
 from pacs_core.storage.cache import ObjectCache
+from pacs_core.storage.configured import ConfiguredTiers
 from pacs_core.storage.journal import SegmentJournal
 from pacs_core.storage.landing import LandingDirectory
 from pacs_core.storage.options import TierOptions
@@ -101,6 +102,10 @@ _FLOW_TIMEOUT = 5.0
 
 def stores(settings: Settings) -> Mapping[str, ObjectStore]:
     """The configured tiers and archive destinations by name. A process has each of them once, with its connections."""
+    return ConfiguredTiers(_tiers(settings), lambda: _tiers(load_settings(settings.home)))
+
+
+def _tiers(settings: Settings) -> Mapping[str, ObjectStore]:
     return {name: _opened(tier.model_dump_json(exclude_unset=True)) for name, tier in {**settings.archives, **settings.tiers}.items()}
 
 
