@@ -133,13 +133,13 @@ def test_more_can_be_matched_than_the_standard_demands(scheduled: Listener, tmp_
     assert len(findscu(scheduled.scp, tmp_path, "worklist", "", {**RETURNED, **keys})) == count
 
 
-def test_each_query_is_a_row(scheduled: Listener, tmp_path: Path) -> None:
-    findscu(scheduled.scp, tmp_path, "worklist", "", {"PatientID": "P03"})
+def test_each_query_is_a_row(scheduled: Listener) -> None:
+    ask(scheduled, identifier(PatientID="P03"), calling="NOTED")
 
     def noted() -> list[dict[str, Any]]:
-        return scheduled.sql("SELECT calling_ae, status, matches FROM worklist_query ORDER BY number DESC LIMIT 1")
+        return scheduled.sql("SELECT status, matches FROM worklist_query WHERE calling_ae = 'NOTED'")
 
-    assert eventually(noted, what="the record of the query") == [{"calling_ae": "TESTSCU", "status": "0000", "matches": 1}]
+    assert eventually(noted, what="the record of the query") == [{"status": "0000", "matches": 1}]
 
 
 def identifier(**keys: str) -> Dataset:
@@ -150,10 +150,10 @@ def identifier(**keys: str) -> Dataset:
     return ds
 
 
-def ask(listener: Listener, question: Dataset) -> tuple[list[Dataset], list[int]]:
+def ask(listener: Listener, question: Dataset, *, calling: str = "TESTSCU") -> tuple[list[Dataset], list[int]]:
     """The matches, and every status that came."""
     matches, statuses = [], []
-    with scu.association(listener.scp, (MODALITY_WORKLIST, ExplicitVRLittleEndian)) as assoc:
+    with scu.association(listener.scp, (MODALITY_WORKLIST, ExplicitVRLittleEndian), calling=calling) as assoc:
         for response, match in assoc.send_c_find(question, MODALITY_WORKLIST):
             statuses.append(int(response.Status))
             if match is not None:
