@@ -1,6 +1,7 @@
 """An archive in its own home: `pacs up` whole, or one `pacs listen` beside a PostgreSQL that is there already."""
 
 import json
+import os
 import signal
 import threading
 import urllib.request
@@ -163,7 +164,7 @@ def query_rows(env: Mapping[str, str], query: str) -> list[dict[str, Any]]:
 
     def asked() -> "Result | None":
         with _ONE_AT_A_TIME:
-            done = CliRunner().invoke(app, ["sql", "-c", query, "--format", "json"], env=env)
+            done = CliRunner().invoke(app, ["sql", "-c", query, "--format", "json"], env={**dict.fromkeys(os.environ), **env})
         assert done.exit_code == 0, done.output
         return None if "not in the index yet" in done.stderr else done
 
