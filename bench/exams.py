@@ -3,7 +3,6 @@
 Each operation is timed as its client sees it, the opening of the association and the client's own work included.
 """
 
-import hashlib
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +13,14 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
-from bench.storing import ENVIRONMENT, MAXIMUM_PDU
+from bench.storing import ENVIRONMENT, storescu_command
 from tests.support import scu
 from tests.support.dcmtk import Scp
 from tests.support.part10 import dataset_bytes
 
-WORKLIST, MPPS = UID("1.2.840.10008.5.1.4.31"), UID("1.2.840.10008.3.1.2.3.3")
+MPPS = UID("1.2.840.10008.3.1.2.3.3")
 PUSH, PUSH_INSTANCE = UID("1.2.840.10008.1.20.1"), UID("1.2.840.10008.1.20.1.1")
-_SUCCESS, _PENDING = 0x0000, (0xFF00, 0xFF01)
+_SUCCESS = 0x0000
 
 
 class Wrong(Exception):
@@ -54,7 +53,7 @@ class Exam:
 
 @dataclass(slots=True)
 class Diary:
-    """What a client noted: milliseconds by operation, and when which request for commitment was taken."""
+    """What a client noted: milliseconds by operation, and when which request for commitment was made."""
 
     milliseconds: list[tuple[str, float]] = field(default_factory=list)
     asked: dict[str, float] = field(default_factory=dict)
@@ -71,36 +70,36 @@ class Diary:
 def perform(scp: Scp, exam: Exam, diary: Diary) -> None:
     """The modality's part: worklist, MPPS, images, MPPS, commitment. Wrong."""
     with diary.timing("worklist C-FIND"):
-        offered = _find(scp, exam.station, WORKLIST, _worklist_keys(exam))
+        offered = _find(scp, exam.station, "worklist", _worklist_keys(exam))
     if exam.study not in {str(item.StudyInstanceUID) for item in offered}:
         raise Wrong(f"the worklist of {exam.station} does not offer exam {exam.number}")
     step = generate_uid()
     with diary.timing("MPPS N-CREATE"), scu.association(scp, (MPPS, ExplicitVRLittleEndian), calling=exam.station) as assoc:
-        _expect_success(assoc.send_n_create(_begun(exam), MPPS, step)[0], "N-CREATE")
+        _expect_success(assoc.send_n_create(_begun(exam), MPPS, step)[0].get("Status"), "N-CREATE")
     with diary.timing(f"C-STORE of {len(exam.files)} {exam.modality}"):
         _store(scp, exam)
     with diary.timing("MPPS N-SET"), scu.association(scp, (MPPS, ExplicitVRLittleEndian), calling=exam.station) as assoc:
-        _expect_success(assoc.send_n_set(_ended(exam), MPPS, step)[0], "N-SET")
+        _expect_success(assoc.send_n_set(_ended(exam), MPPS, step)[0].get("Status"), "N-SET")
     with diary.timing("commitment N-ACTION"), scu.association(scp, (PUSH, ExplicitVRLittleEndian), calling=exam.station) as assoc:
         diary.asked[exam.transaction] = time.time()
-        _expect_success(assoc.send_n_action(_commitment(exam), 1, PUSH, PUSH_INSTANCE)[0], "N-ACTION")
+        _expect_success(assoc.send_n_action(_commitment(exam), 1, PUSH, PUSH_INSTANCE)[0].get("Status"), "N-ACTION")
 
 
 def view(scp: Scp, exam: Exam, diary: Diary) -> None:
     """The viewer's part: the patient's studies, the images of one, and these images whole. Wrong."""
     with diary.timing("C-FIND of a patient's studies"):
-        studies = _find(scp, "VIEWER", scu.FIND["study"], _keys("STUDY", PatientID=exam.patient_id, StudyInstanceUID=""))
+        studies = _find(scp, "VIEWER", "study", _keys("STUDY", PatientID=exam.patient_id, StudyInstanceUID=""))
     if [str(study.StudyInstanceUID) for study in studies] != [exam.study]:
         raise Wrong(f"C-FIND shows {len(studies)} studies of the patient of exam {exam.number}, whose images were acknowledged")
     keys = _keys("IMAGE", StudyInstanceUID=exam.study, SeriesInstanceUID=exam.series, SOPInstanceUID="")
     with diary.timing("C-FIND of a study's images"):
-        images = _find(scp, "VIEWER", scu.FIND["study"], keys)
+        images = _find(scp, "VIEWER", "study", keys)
     if {str(image.SOPInstanceUID) for image in images} != set(exam.files):
         raise Wrong(f"C-FIND shows {len(images)} images of exam {exam.number}, of {len(exam.files)} that were acknowledged")
     with diary.timing(f"C-GET of {len(exam.files)} {exam.modality}"):
         received, final = scu.get_bytes(scp, _keys("STUDY", StudyInstanceUID=exam.study), [(exam.sop_class, ExplicitVRLittleEndian)])
-    _expect_success(final, "C-GET")
-    if {uid: _digest(data) for uid, data in received.items()} != {uid: _digest(dataset_bytes(path)) for uid, path in exam.files.items()}:
+    _expect_success(final.get("Status"), "C-GET")
+    if received != {uid: dataset_bytes(path) for uid, path in exam.files.items()}:
         raise Wrong(f"what C-GET brings of exam {exam.number} is not what was sent")
 
 
@@ -119,29 +118,24 @@ def worklist_item(exam: Exam) -> dict[str, str]:
     }
 
 
-def _find(scp: Scp, calling: str, model: UID, identifier: Dataset) -> Sequence[Dataset]:
-    found, final = [], Dataset()
-    with scu.association(scp, (model, ExplicitVRLittleEndian), calling=calling) as assoc:
-        for response, match in assoc.send_c_find(identifier, model):
-            final = response
-            if "Status" in response and response.Status in _PENDING and match is not None:
-                found.append(match)
-    _expect_success(final, "C-FIND")
+def _find(scp: Scp, calling: str, model: str, identifier: Dataset) -> Sequence[Dataset]:
+    found, status = scu.find(scp, identifier, model=model, calling=calling)
+    _expect_success(status, "C-FIND")
     return found
 
 
 def _store(scp: Scp, exam: Exam) -> None:
     folder = next(iter(exam.files.values())).parent
-    command = ["storescu", *MAXIMUM_PDU, "+sd", *scp.arguments(exam.station), str(folder)]
+    command = storescu_command(scp, folder, calling=exam.station)
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Wrong(f"storescu of exam {exam.number} ends with {done.returncode}: {done.stderr[-300:]}")
 
 
-def _expect_success(response: Dataset, operation: str) -> None:
-    """Success, and no warning either; an empty response is an association that ended."""
-    if "Status" not in response or response.Status != _SUCCESS:
-        raise Wrong(f"{operation}: {f'status {response.Status:04X}' if 'Status' in response else 'no answer'}")
+def _expect_success(status: int | None, operation: str) -> None:
+    """Success, and no warning either; without a status the association has ended."""
+    if status != _SUCCESS:
+        raise Wrong(f"{operation}: {'no answer' if status in (None, -1) else f'status {status:04X}'}")
 
 
 def _keys(level: str, **values: str) -> Dataset:
@@ -193,7 +187,3 @@ def _reference(exam: Exam, uid: str) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = exam.sop_class, uid
     return item
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -68,9 +68,14 @@ def store_studies(scp: Scp, folder: Path, modality: str, count: int, *, per_stud
     store(scp, sorted(folder.iterdir()))
 
 
+def storescu_command(scp: Scp, folder: Path, *, calling: str = "TESTSCU") -> list[str]:
+    """What sends a folder over one association; to be run in ENVIRONMENT."""
+    return ["storescu", *MAXIMUM_PDU, "+sd", *scp.arguments(calling), str(folder)]
+
+
 def store(scp: Scp, folders: Sequence[Path]) -> None:
     """Send folders, each on an association of its own, at the same time."""
-    commands = [["storescu", *MAXIMUM_PDU, "+sd", *scp.arguments(), str(folder)] for folder in folders]
+    commands = [storescu_command(scp, folder) for folder in folders]
     clients = [subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in commands]
     failed = [client.args for client in clients if client.wait()]
     if failed:

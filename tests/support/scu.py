@@ -10,6 +10,7 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at run time from the Standard's tables
+    ModalityWorklistInformationFind,
     PatientRootQueryRetrieveInformationModelFind,
     PatientRootQueryRetrieveInformationModelGet,
     PatientRootQueryRetrieveInformationModelMove,
@@ -22,7 +23,11 @@ from tests.support.dcmtk import Scp
 from tests.support.part10 import dataset_bytes, transfer_syntax
 from tests.support.raw import raw_association
 
-FIND = {"patient": PatientRootQueryRetrieveInformationModelFind, "study": StudyRootQueryRetrieveInformationModelFind}
+FIND = {
+    "patient": PatientRootQueryRetrieveInformationModelFind,
+    "study": StudyRootQueryRetrieveInformationModelFind,
+    "worklist": ModalityWorklistInformationFind,
+}
 MOVE = {"patient": PatientRootQueryRetrieveInformationModelMove, "study": StudyRootQueryRetrieveInformationModelMove}
 GET = {"patient": PatientRootQueryRetrieveInformationModelGet, "study": StudyRootQueryRetrieveInformationModelGet}
 
@@ -70,11 +75,14 @@ def store_file(scp: Scp, path: Path, syntax: UID | None = None) -> int:
     )
 
 
-def find(scp: Scp, identifier: Dataset, *, model: str = "study", combined_datetime: bool = False) -> tuple[list[Dataset], int]:
+def find(
+    scp: Scp, identifier: Dataset, *, model: str = "study", calling: str = "TESTSCU", combined_datetime: bool = False
+) -> tuple[list[Dataset], int]:
     """C-FIND: the pending identifiers and the final status."""
     matches: list[Dataset] = []
     status = -1
-    with association(scp, (FIND[model], ExplicitVRLittleEndian), combined_datetime=combined_datetime) as assoc:
+    context = (FIND[model], ExplicitVRLittleEndian)
+    with association(scp, context, calling=calling, combined_datetime=combined_datetime) as assoc:
         for response, match in assoc.send_c_find(identifier, FIND[model]):
             status = int(response.Status) if "Status" in response else -1
             if match is not None:
