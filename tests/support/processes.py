@@ -36,19 +36,17 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     timeout: float = 120,
-    errors_apart: bool = False,
 ) -> "subprocess.CompletedProcess[str]":
-    """Run to the end; standard output and error, as text: together, or apart where a program reads the output."""
+    """Run to the end; standard output and error together, as text."""
     argv = [str(part) for part in command]
-    stderr = subprocess.PIPE if errors_apart else subprocess.STDOUT
     return subprocess.run(
-        argv, env=env, cwd=cwd, timeout=timeout, check=False, text=True, stdout=subprocess.PIPE, stderr=stderr, errors="replace"
+        argv, env=env, cwd=cwd, timeout=timeout, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
     )
 
 
 def assert_succeeded(done: "subprocess.CompletedProcess[str]") -> "subprocess.CompletedProcess[str]":
     """The same, or AssertionError with the whole output."""
-    assert done.returncode == 0, f"{done.args} exited {done.returncode}:\n{done.stdout}{done.stderr or ''}"
+    assert done.returncode == 0, f"{done.args} exited {done.returncode}:\n{done.stdout}"
     return done
 
 

@@ -76,6 +76,15 @@ def associated(parrot: Parrot, **options: object) -> Iterator[TheirAssociation]:
         assoc.release()
 
 
+@contextmanager
+def associated_by_us(parrot: Parrot) -> Iterator[Association]:
+    """The same with our own client."""
+    with running(Listener(("127.0.0.1", 0), ae_title="PACS", services=[parrot], limits=Limits())) as port:
+        assoc = Caller("CT1").associate(Peer(AETitle("PACS"), "127.0.0.1", port), [Proposal(MPPS, (EXPLICIT,))])
+        yield assoc
+        assoc.release()
+
+
 def attributes() -> Dataset:
     ds = Dataset()
     ds.PerformedProcedureStepStatus = "IN PROGRESS"
@@ -83,13 +92,11 @@ def attributes() -> Dataset:
 
 
 def test_a_create_is_performed_and_an_instance_assigned_where_none_was_named(parrot: Parrot) -> None:
-    with running(Listener(("127.0.0.1", 0), ae_title="PACS", services=[parrot], limits=Limits())) as port:
-        assoc = Caller("CT1").associate(Peer(AETitle("PACS"), "127.0.0.1", port), [Proposal(MPPS, (EXPLICIT,))])
+    with associated_by_us(parrot) as assoc:
         answer, _ = client.normalized(assoc, MPPS, CommandField.N_CREATE, INSTANCE, attributes())
         assert (answer.Status, answer.AffectedSOPInstanceUID) == (0x0000, INSTANCE)
         answer, _ = client.normalized(assoc, MPPS, CommandField.N_CREATE, attributes=attributes())
         assert (answer.Status, answer.AffectedSOPInstanceUID) == (0x0000, "1.2.99")
-        assoc.release()
     first = parrot.requests[0]
     assert (first.calling_ae, first.sop_class, first.sop_instance, first.attributes) == ("CT1", MPPS, INSTANCE, attributes())
 
@@ -120,15 +127,13 @@ def test_the_data_set_of_the_reply_comes_with_its_status_and_what_is_to_follow_f
 )
 def test_an_error_is_answered_with_its_status(parrot: Parrot, failure: PacsError, status: int, error_id: int | None) -> None:
     parrot.failure = failure
-    # With our own client: pynetdicom's may take an answer that comes at once for a request (its reactor and `send_n_…` both wait for it).
-    with running(Listener(("127.0.0.1", 0), ae_title="PACS", services=[parrot], limits=Limits())) as port:
-        assoc = Caller("CT1").associate(Peer(AETitle("PACS"), "127.0.0.1", port), [Proposal(MPPS, (EXPLICIT,))])
+    # pynetdicom's client may take an answer that comes at once for a request (its reactor and `send_n_…` both wait for it).
+    with associated_by_us(parrot) as assoc:
         answer, _ = client.normalized(assoc, MPPS, CommandField.N_CREATE, INSTANCE, attributes())
         assert (answer.Status, answer.ErrorID, answer.ErrorComment) == (status, error_id, "x")
         parrot.failure = None
         answer, _ = client.normalized(assoc, MPPS, CommandField.N_CREATE, INSTANCE, attributes())
         assert answer.Status == 0x0000
-        assoc.release()
 
 
 def test_what_is_not_performed_is_an_unrecognised_operation(parrot: Parrot) -> None:
