@@ -311,7 +311,7 @@ def repairer(settings: Settings, where: LakeLocations) -> Repairer:
 def rebuild(settings: Settings) -> Rebuild:
     """Makes the index anew from the tiers. To be closed."""
     tiers = stores(settings)
-    by_speed = {name: tiers[name] for name in TIER_NAMES if name in tiers}
+    by_speed = {name: tiers[name] for name in TIER_NAMES if name in settings.tiers}
     writer = index_writer(settings)
     return Rebuild(by_speed, Workplace(settings.home / "rebuild"), writer, IndexRecovery(writer))
 

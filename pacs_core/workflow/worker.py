@@ -42,7 +42,7 @@ class Worker:
         self._due.set()
 
     def close(self) -> None:
-        """Work no more; what is at work is waited for in vain after a moment. Idempotent."""
+        """Work no more. What is at work is waited for, two seconds at most. Idempotent."""
         self._stopping.set()
         self._due.set()
         if self._thread.ident is not None:
