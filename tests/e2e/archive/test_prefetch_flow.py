@@ -1,8 +1,10 @@
 """The `prefetch` flow with Debian's Orthanc as the archive that has the priors."""
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from bench.peers import orthanc
 from pacs_core.index.postgres import Database
 from pacs_core.index.prefetches import Prefetches
 from pacs_core.model import PriorRequest
+from pacs_core.supervisor.part import PartState, PartStatus
+from pacs_core.supervisor.runtime import read_runtime
 from tests.support.archive import Archive, Listener
-from tests.support.dcmtk import Scp, storescu
+from tests.support.dcmtk import Scp, findscu, storescu
 from tests.support.flow_process import FlowProcess
 from tests.support.processes import assert_succeeded, free_ports
 from tests.support.synthetic import Study
@@ -206,3 +210,72 @@ def test_without_a_source_it_does_nothing(new_listener: NewListener, archive: Ar
         Prefetches(database).request([PriorRequest("PREF5", NOW.date())])
     run = FlowProcess("prefetch", listener.env, archive.prefect_api_url, tmp_path / "prefetch.log")
     assert run.outcome().startswith("Completed: there is no source")
+
+
+def listeners(archive: Archive) -> dict[str, PartStatus]:
+    runtime = read_runtime(archive.home)
+    return {part.name: part for part in runtime.parts if part.name.startswith("listener")} if runtime else {}
+
+
+def restart_listeners(archive: Archive) -> None:
+    """As a crash of each does: they are started again, with the settings of then."""
+    before = listeners(archive)
+    for part in before.values():
+        assert part.pid is not None
+        os.kill(part.pid, signal.SIGKILL)
+
+    def are_back() -> bool:
+        now = listeners(archive)
+        return all(now[name].pid != part.pid and now[name].state is PartState.READY for name, part in before.items())
+
+    eventually(are_back, within=60, what="both listeners again")
+
+
+@contextmanager
+def fetching_from(source: str, port: int, archive: Archive) -> Iterator[None]:
+    """A source of priors in the settings of a running archive, for the length of a `with` block."""
+    assert_succeeded(archive.run_pacs("peer", "add", source, "127.0.0.1", str(port)))
+    settings = archive.home / "pacs.toml"
+    settings.write_text(f'[[prefetch_sources]]\npeer = "{source}"\n')
+    restart_listeners(archive)
+    yield
+    settings.unlink()
+    restart_listeners(archive)
+    assert_succeeded(archive.run_pacs("peer", "remove", source))
+
+
+def test_the_worklist_query_of_a_modality_brings_the_priors_and_brings_them_once(archive: Archive, tmp_path: Path) -> None:
+    """Nobody starts a flow: DCMTK's findscu asks, and the priors come. A query after a restart brings nothing more."""
+    priors = [prior("PREF7", day, "CT", instances=3) for day in (10, 100)]
+    today = datetime.now()  # noqa: DTZ005 local, as the worklist is
+    add = ("worklist", "add", "--patient-id", "PREF7", "--name", "A^B", "--station", "PREFCT", "--modality", "CT")
+    assert_succeeded(archive.run_pacs(*add, "--start", f"{today:%Y-%m-%dT%H:%M:%S}"))
+
+    def ask(folder: str) -> list[str]:
+        keys = {"PatientID": "", "ScheduledProcedureStepSequence[0].ScheduledStationAETitle": "PREFCT"}
+        return [str(item.PatientID) for item in findscu(archive.scp, tmp_path / folder, "worklist", "", keys)]
+
+    def here() -> dict[str, int]:
+        rows = archive.sql("SELECT StudyInstanceUID AS uid, count(*) AS n FROM instance JOIN study USING (StudyInstanceUID)"
+                           " WHERE PatientID = 'PREF7' GROUP BY ALL")  # fmt: skip
+        return {row["uid"]: row["n"] for row in rows}
+
+    def runs() -> list[str]:
+        return [row["state"] for row in archive.sql("SELECT state FROM flow_run WHERE flow = 'prefetch'")]
+
+    with orthanc(tmp_path / "orthanc", destinations={archive.ae_title: archive.dicom_port}) as remote:
+        for study in priors:
+            assert_succeeded(storescu(remote, study.write(tmp_path / study.uid)))
+        with fetching_from("ORTHANC", remote.port, archive):
+            assert ask("first") == ["PREF7"]
+            eventually(lambda: here() == uids(priors), within=120, what="both priors")
+            eventually(lambda: "completed" in runs(), within=60, what="the record of the run")
+            restart_listeners(archive)
+            assert ask("second") == ["PREF7"]
+            before = len(runs())
+            assert_succeeded(archive.run_pacs("flow", "run", "prefetch", timeout=180))
+            eventually(lambda: len(runs()) > before, within=60, what="the record of another run")
+    fetched = archive.sql("SELECT StudyInstanceUID AS uid, state, attempts FROM prefetch")
+    assert {row["uid"]: (row["state"], row["attempts"]) for row in fetched} == {study.uid: ("held", 1) for study in priors}
+    (request,) = archive.sql("SELECT reason FROM prefetch_request WHERE PatientID = 'PREF7'")
+    assert request["reason"] == "worklist"
