@@ -27,7 +27,7 @@ from pacs_core.index.operational import Peers
 from pacs_core.index.postgres import Database
 from pacs_core.index.worklist import Worklist
 from pacs_core.model import AETitle, Peer
-from pacs_core.wiring import worklist_entry
+from pacs_core.wiring.orders import worklist_entry
 from tests.support.archive import query_rows
 from tests.support.catalog import Catalogs
 from tests.support.dcmtk import Scp

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from multiprocessing import get_context
 
-from pacs_core import wiring
 from pacs_core.lifecycle.plan import Plan, Step
 from pacs_core.lifecycle.rules import Selection, steps_of
 from pacs_core.model import Change
 from pacs_core.settings import load_settings
+from pacs_core.wiring import operations
 from tasks.connections import connections
 from tasks.operation import SHARD_BYTES, SHARD_INSTANCES
 
@@ -47,4 +47,4 @@ def move_shard(steps: Sequence[Step], *, keep: bool = False) -> int:
     """Take steps of one source and target; how many instances were moved."""
     settings = load_settings()
     change = Change(run="bench", flow="migrate", action="migrated", policy="bench", at=datetime.now(UTC))
-    return wiring.mover(settings, connections(settings).locations).move(steps, change, keep=keep).instances
+    return operations.mover(settings, connections(settings).locations).move(steps, change, keep=keep).instances

@@ -13,8 +13,8 @@ from bench.command import parse, scratch
 from bench.moving import Move, mover
 from bench.storing import store_studies
 from bench.table import Ratio, interleave, report
-from pacs_core import wiring
 from pacs_core.settings import load_settings
+from pacs_core.wiring import intake
 from tests.support.archive import Archive, running_archive
 from tests.support.clouds import DurableS3Server
 from tests.support.processes import assert_succeeded
@@ -39,7 +39,7 @@ def main() -> None:
             with running_archive(home, settings=server.environment) as archive:
                 os.environ.update(archive.env)
                 store_studies(archive.scp, root / "sent", "MR", count, per_study=_PER_STUDY)
-                if not wiring.catch_up(load_settings(), patience=120):
+                if not intake.catch_up(load_settings(), patience=120):
                     raise SystemExit("the index does not catch up")
                 whole: list[float] = []
                 with mover() as move:

@@ -24,11 +24,11 @@ from bench.durability.client import Client
 from bench.durability.instances import Factory
 from bench.durability.verdict import Table, Verdict, chosen_rounds, options
 from bench.moving import move_shard
-from pacs_core import wiring
 from pacs_core.lifecycle.plan import Step
 from pacs_core.model import UID
 from pacs_core.ports import ObjectStore
 from pacs_core.settings import load_settings
+from pacs_core.wiring import intake, tiers
 from tests.support.archive import Archive, running_archive
 from tests.support.clouds import Azurite, DurableS3Server
 from tests.support.dcmtk import Scp, getscu
@@ -106,7 +106,7 @@ def _send_study(scp: Scp, factory: Factory) -> Mapping[str, str]:
 def _spread(archive: Archive) -> None:
     """Every fifth study stays on hot; the others move to S3 and Azure, half of them with a copy on hot."""
     settings = load_settings()
-    if not wiring.catch_up(settings, patience=120):
+    if not intake.catch_up(settings, patience=120):
         raise SystemExit("the index does not catch up")
     studies = archive.sql("SELECT StudyInstanceUID AS uid, count(*) AS n, sum(size) AS bytes FROM instance GROUP BY 1 ORDER BY 1")
     moves = []
@@ -136,7 +136,7 @@ def _damage(held: Sequence[_Object], rng: random.Random) -> Mapping[_Object, str
     by_uid = {each.uid: each for each in rng.sample(held, len(held))}  # one place of each
     chosen = rng.sample(sorted(by_uid.values(), key=lambda each: each.uid), _DAMAGED)
     chosen.sort(key=lambda each: each.tier)  # so that neighbours, which are swapped, are mostly on one tier
-    stores = wiring.stores(load_settings())
+    stores = tiers.stores(load_settings())
     damaged: dict[_Object, str] = {}
     for first, second in zip(chosen[::2], chosen[1::2], strict=True):
         kind = rng.choice(("flipped", "truncated", "deleted", "swapped"))

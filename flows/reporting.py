@@ -12,9 +12,9 @@ from prefect.exceptions import Pause
 from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 
-from pacs_core import wiring
 from pacs_core.archive.verification import Problem
 from pacs_core.settings import load_settings
+from pacs_core.wiring import index
 
 Result = TypeVar("Result")
 
@@ -25,7 +25,7 @@ class RunRecord:
     """The row of this run in the table `flow_run`: begun on entry, ended on exit, also by an exception."""
 
     def __init__(self, flow: str, parameters: Mapping[str, object]) -> None:
-        self._runs = wiring.flow_runs(load_settings())
+        self._runs = index.flow_runs(load_settings())
         self._id = flow_run.get_id() or str(uuid4())
         self._flow = flow
         self._parameters = parameters

@@ -14,7 +14,7 @@ from pacs_core.archive.verification import Damage
 from pacs_core.index.reader import Shard
 from pacs_core.model import parse_uid
 from tasks.policy import archive_task_runner
-from tasks.verification import Verified, find_orphans, plan_shards, study_shard, tiers, verify_shard
+from tasks.verification import Verified, find_orphans, plan_shards, study_shard, tier_names, verify_shard
 
 
 class Scope(StrEnum):
@@ -122,7 +122,7 @@ def _verify(shards: Sequence[Shard], percent: float, run: str, *, repair: bool, 
     numbers = list(range(1, len(shards) + 1))
     futures = [*verify_shard.map(numbers, list(shards), unmapped(percent), unmapped(run), repair=unmapped(repair))]
     if every_tier:
-        futures += find_orphans.map(tiers())
+        futures += find_orphans.map(tier_names())
     found, unfinished = gathered("verify-progress", futures)
     return sum(found, Verified()), unfinished
 

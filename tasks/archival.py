@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 
 from prefect import task
 
-from pacs_core import wiring
 from pacs_core.errors import ConfigurationError
 from pacs_core.lifecycle.moving import Moved
 from pacs_core.lifecycle.packaging import Form
@@ -13,6 +12,7 @@ from pacs_core.lifecycle.plan import Plan, Step, capped
 from pacs_core.lifecycle.rules import plan_archival
 from pacs_core.model import UID, Change
 from pacs_core.settings import load_settings
+from pacs_core.wiring import operations
 from tasks.connections import connections
 from tasks.operation import catch_up, one_study, retried, rules_named
 from tasks.policy import RETRIES
@@ -23,7 +23,7 @@ def plan_archive(rule: str, max_studies: int | None) -> Plan:
     """What the rules of the settings, or one of them, ask for now. ConfigurationError if there is none of that name."""
     settings = load_settings()
     catch_up(settings)
-    rules = rules_named(rule, wiring.archival_rules(settings, datetime.now(UTC)), table="archivals")
+    rules = rules_named(rule, operations.archival_rules(settings, datetime.now(UTC)), table="archivals")
     index = connections(settings)
     return capped(plan_archival(rules, index.reader.study_facts, index.locations.copied_instances), studies=max_studies)
 
@@ -44,7 +44,7 @@ def archive_shard(number: int, steps: Sequence[Step], run: str, form: Form) -> M
     policy = steps[0].policy
     chosen = next((Form(rule.form) for rule in settings.archivals if rule.name == policy), form)
     change = Change(run=run, flow="archive", action="archived", policy=policy, at=datetime.now(UTC))
-    return retried(wiring.archiver(settings, connections(settings).locations).archive(steps, change, chosen))
+    return retried(operations.archiver(settings, connections(settings).locations).archive(steps, change, chosen))
 
 
 @task(task_run_name="bring back {study}", **RETRIES)
@@ -53,4 +53,4 @@ def restore_study(study: str, run: str) -> Moved:
     settings = load_settings()
     change = Change(run=run, flow="restore-archived", action="restored", policy="manual", at=datetime.now(UTC))
     index = connections(settings)
-    return wiring.archiver(settings, index.locations).bring_back(UID(study), change, index.writer)
+    return operations.archiver(settings, index.locations).bring_back(UID(study), change, index.writer)

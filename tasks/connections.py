@@ -7,13 +7,13 @@ task may see one retryable error then.
 import threading
 from dataclasses import dataclass
 
-from pacs_core import wiring
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.locations import LakeLocations
 from pacs_core.index.reader import LakeIndexReader
 from pacs_core.index.removals import LakeRemovals
 from pacs_core.settings import Settings
 from pacs_core.supervisor.postgres import catalog_url
+from pacs_core.wiring import index
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ def connections(settings: Settings) -> Connections:
     place = catalog_url(settings), settings.index_data
     with _turn:
         if place not in _kept:
-            writer = wiring.index_writer(settings)
+            writer = index.index_writer(settings)
             _kept[place] = Connections(
-                wiring.index_reader(settings), writer, wiring.locations(settings, writer), wiring.removals(settings, writer)
+                index.index_reader(settings), writer, index.locations(settings, writer), index.removals(settings, writer)
             )
         return _kept[place]
 

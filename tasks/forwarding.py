@@ -7,12 +7,12 @@ from functools import partial
 
 from prefect import task
 
-from pacs_core import wiring
 from pacs_core.dimse.forwarding import Followed
 from pacs_core.errors import ConfigurationError
 from pacs_core.index.forwards import Arrival, RuleState, arrived
 from pacs_core.index.sql import InvalidSQL, SQLSession
 from pacs_core.settings import Settings, load_settings
+from pacs_core.wiring import exchange, index
 from pacs_core.workflow.forward import Rule
 from tasks.connections import connections
 from tasks.operation import catch_up
@@ -26,7 +26,7 @@ def follow_rule(name: str, *, dry_run: bool) -> Followed:
     """Enter what has arrived for a rule and send some of it; a dry run only counts what has arrived and is due."""
     settings = load_settings()
     rule = _rule(settings, name)
-    with closing(wiring.forwards(settings)) as ledger, wiring.sql_session(settings) as session, ledger.locked(name) as mine:
+    with closing(index.forwards(settings)) as ledger, index.sql_session(settings) as session, ledger.locked(name) as mine:
         if not mine:
             return Followed(name, rule.peer, reason=_BUSY)
         now = datetime.now(UTC)
@@ -36,8 +36,8 @@ def follow_rule(name: str, *, dry_run: bool) -> Followed:
             if dry_run:
                 state = ledger.state(name)
                 return Followed(name, rule.peer, entered=len(find(state)) if state else 0)
-            with wiring.forwarder(settings, ledger, connections(settings).locations) as forwarder:
-                return forwarder.follow(rule, wiring.peer_named(settings, rule.peer), find, now)
+            with exchange.forwarder(settings, ledger, connections(settings).locations) as forwarder:
+                return forwarder.follow(rule, index.peer_named(settings, rule.peer), find, now)
         except InvalidSQL as exc:
             return Followed(name, rule.peer, reason=str(exc), is_wrong=True)
 
@@ -51,7 +51,7 @@ def rule_names(name: str) -> Sequence[str]:
 
 
 def _rule(settings: Settings, name: str) -> Rule:
-    for rule in wiring.forward_rules(settings):
+    for rule in exchange.forward_rules(settings):
         if rule.name == name:
             return rule
     raise ConfigurationError(f"forwards: there is no rule {name}")

@@ -6,13 +6,13 @@ from functools import partial
 
 from prefect import task
 
-from pacs_core import wiring
 from pacs_core.errors import ConfigurationError
 from pacs_core.lifecycle.moving import Moved
 from pacs_core.lifecycle.plan import Plan, Step, capped
 from pacs_core.lifecycle.rules import plan_migration
 from pacs_core.model import Change
 from pacs_core.settings import load_settings
+from pacs_core.wiring import operations, tiers
 from tasks.connections import connections
 from tasks.operation import catch_up, one_study, retried, rules_named
 from tasks.policy import RETRIES
@@ -23,8 +23,8 @@ def plan_by_rules(rule: str, max_studies: int | None, max_gigabytes: float | Non
     """What the rules of the settings, or one of them, ask for now. ConfigurationError if there is none of that name."""
     settings = load_settings()
     catch_up(settings)
-    rules = rules_named(rule, wiring.migration_rules(settings, datetime.now(UTC)), table="migrations")
-    steps = plan_migration(rules, connections(settings).reader.study_facts, partial(wiring.fill, settings))
+    rules = rules_named(rule, operations.migration_rules(settings, datetime.now(UTC)), table="migrations")
+    steps = plan_migration(rules, connections(settings).reader.study_facts, partial(tiers.fill, settings))
     return capped(steps, studies=max_studies, bytes=None if max_gigabytes is None else int(max_gigabytes * 1e9))
 
 
@@ -42,4 +42,4 @@ def migrate_shard(number: int, steps: Sequence[Step], run: str, *, keep_source: 
     """Move the studies of a shard."""
     settings = load_settings()
     change = Change(run=run, flow="migrate", action="migrated", policy=steps[0].policy, at=datetime.now(UTC))
-    return retried(wiring.mover(settings, connections(settings).locations).move(steps, change, keep=keep_source))
+    return retried(operations.mover(settings, connections(settings).locations).move(steps, change, keep=keep_source))

@@ -7,7 +7,6 @@ from typing import TypeVar
 from prefect import task
 from prefect.runtime import task_run
 
-from pacs_core import wiring
 from pacs_core.errors import ConfigurationError, IndexUnavailable, StorageUnavailable
 from pacs_core.lifecycle.moving import Moved
 from pacs_core.lifecycle.plan import Plan
@@ -15,6 +14,7 @@ from pacs_core.lifecycle.rules import ArchivalRule, MigrationRule, RetentionRule
 from pacs_core.model import Change
 from pacs_core.ports import StudyTotals
 from pacs_core.settings import Settings, load_settings
+from pacs_core.wiring import index, intake, operations
 from tasks.connections import connections
 from tasks.policy import RETRIES
 
@@ -31,7 +31,7 @@ def settle_left(run: str, flow: str) -> None:
     """What killed runs have left on its way is settled, of all studies that nobody works on."""
     settings = load_settings()
     change = Change(run=run, flow=flow, action="settled", policy="left", at=datetime.now(UTC))
-    wiring.mover(settings, connections(settings).locations).settle_left(change)
+    operations.mover(settings, connections(settings).locations).settle_left(change)
 
 
 def rules_named(name: str, rules: Iterable[AnyRule], *, table: str) -> Sequence[AnyRule]:
@@ -57,12 +57,12 @@ def one_study(settings: Settings, study: str, target: str) -> Plan:
 
 def keep_plan(run: str, flow: str, plan: Plan) -> None:
     """Keep a dry run's plan for a real run."""
-    wiring.plans(load_settings()).put(run, flow, plan.to_json())
+    index.plans(load_settings()).put(run, flow, plan.to_json())
 
 
 def kept_plan(run: str, flow: str) -> Plan:
     """The plan that a dry run has kept. NotFound."""
-    return Plan.from_json(wiring.plans(load_settings()).get(run, flow))
+    return Plan.from_json(index.plans(load_settings()).get(run, flow))
 
 
 def run_totals(run: str) -> Sequence[StudyTotals]:
@@ -83,5 +83,5 @@ def catch_up(settings: Settings) -> None:
 
     IndexUnavailable if that takes too long.
     """
-    if not wiring.catch_up(settings, patience=_JOURNAL_PATIENCE):
+    if not intake.catch_up(settings, patience=_JOURNAL_PATIENCE):
         raise IndexUnavailable("the index does not catch up with what has been acknowledged; is a committer running?")

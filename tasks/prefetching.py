@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from prefect import task
 
-from pacs_core import wiring
 from pacs_core.model import PriorAttempt, PriorRequest
 from pacs_core.settings import load_settings
+from pacs_core.wiring import exchange, index
 from pacs_core.workflow.prefetch import Policy
 from pacs_core.workflow.prefetching import FetchedStudy, PlannedPatient
 from tasks.connections import connections
@@ -24,7 +24,7 @@ def expected(hours: float, *, dry_run: bool) -> Sequence[PriorRequest]:
     A dry run enters nobody: it returns them together with those who are entered already.
     """
     settings, now = load_settings(), datetime.now(UTC)
-    with closing(wiring.prefetches(settings)) as queue:
+    with closing(index.prefetches(settings)) as queue:
         scheduled = queue.scheduled(now - _ALREADY_BEGUN, now + timedelta(hours=hours))
         if dry_run:
             return list(dict.fromkeys([*queue.wanted(), *scheduled]))
@@ -37,7 +37,10 @@ def expected(hours: float, *, dry_run: bool) -> Sequence[PriorRequest]:
 def plan_patients(number: int, requests: Sequence[PriorRequest], policy: Policy, run: str, *, dry_run: bool) -> Sequence[PlannedPatient]:  # noqa: ARG001 - the run is named after it
     """What is to be fetched for each of some patients."""
     settings = load_settings()
-    with closing(wiring.prefetches(settings)) as queue, wiring.prefetcher(settings, queue, connections(settings).reader, run) as prefetcher:
+    with (
+        closing(index.prefetches(settings)) as queue,
+        exchange.prefetcher(settings, queue, connections(settings).reader, run) as prefetcher,
+    ):
         return [prefetcher.plan(request, policy, dry_run=dry_run) for request in requests]
 
 
@@ -45,15 +48,18 @@ def plan_patients(number: int, requests: Sequence[PriorRequest], policy: Policy,
 def fetch_study(attempt: PriorAttempt, run: str) -> FetchedStudy:
     """Fetch what was claimed. A source that fails is an outcome, and not an error that is repeated here: its turn comes again."""
     settings = load_settings()
-    with closing(wiring.prefetches(settings)) as queue, wiring.prefetcher(settings, queue, connections(settings).reader, run) as prefetcher:
+    with (
+        closing(index.prefetches(settings)) as queue,
+        exchange.prefetcher(settings, queue, connections(settings).reader, run) as prefetcher,
+    ):
         return prefetcher.fetch(attempt)
 
 
 def claim_next(run: str) -> PriorAttempt | float | None:
     """A study that may be fetched now; else in how many seconds to ask again, or None if nothing is left."""
     settings = load_settings()
-    with closing(wiring.prefetches(settings)) as queue:
-        return queue.claim(wiring.pace(settings), run)
+    with closing(index.prefetches(settings)) as queue:
+        return queue.claim(exchange.pace(settings), run)
 
 
 def is_configured() -> bool:

@@ -6,7 +6,6 @@ from functools import partial
 
 from prefect import task
 
-from pacs_core import wiring
 from pacs_core.errors import ConfigurationError
 from pacs_core.lifecycle.moving import Moved
 from pacs_core.lifecycle.plan import Plan, Step, capped
@@ -14,6 +13,7 @@ from pacs_core.lifecycle.retention import Retention
 from pacs_core.lifecycle.rules import instances_named, plan_retention
 from pacs_core.model import Change, Removed, RemovedState
 from pacs_core.settings import Settings, load_settings
+from pacs_core.wiring import operations
 from tasks.connections import connections
 from tasks.operation import catch_up, retried, rules_named
 from tasks.policy import RETRIES
@@ -26,7 +26,7 @@ def plan_cleanup(rule: str, max_studies: int | None) -> Plan:
     """What the rules of the settings, or one of them, ask for now. ConfigurationError if there is none of that name."""
     settings = load_settings()
     catch_up(settings)
-    rules = rules_named(rule, wiring.retention_rules(settings, datetime.now(UTC)), table="retentions")
+    rules = rules_named(rule, operations.retention_rules(settings, datetime.now(UTC)), table="retentions")
     return capped(plan_retention(rules, connections(settings).reader.study_facts), studies=max_studies)
 
 
@@ -40,7 +40,7 @@ def remove_shard(number: int, steps: Sequence[Step], run: str) -> Moved:  # noqa
         raise ConfigurationError(f"retentions: there is no rule {policy} any more")
     now = datetime.now(UTC)
     change = Change(run=run, flow="cleanup", action="removed", policy=policy, at=now)
-    rules = wiring.retention_rules(settings, now)
+    rules = operations.retention_rules(settings, now)
     facts = connections(settings).reader.study_facts
 
     def named(step: Step) -> int:
@@ -79,7 +79,7 @@ def undo_study(study: str, run: str) -> Moved:
 
 def _retention(settings: Settings) -> Retention:
     index = connections(settings)
-    return wiring.retention(settings, index.locations, index.removals)
+    return operations.retention(settings, index.locations, index.removals)
 
 
 def _parts(removed: Sequence[Removed]) -> Iterator[Sequence[Removed]]:

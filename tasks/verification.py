@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 
 from prefect import task
 
-from pacs_core import wiring
 from pacs_core.archive import verification
 from pacs_core.archive.verification import KnownPaths, ShardReport
 from pacs_core.index.locations import LakeLocations
@@ -20,6 +19,7 @@ from pacs_core.lifecycle.moving import Failure
 from pacs_core.model import UID, Change, Copy, CopyState, Removed, RemovedState, StoredObject
 from pacs_core.ports import ObjectStore
 from pacs_core.settings import Settings, load_settings
+from pacs_core.wiring import operations, tiers
 from tasks.connections import Connections, connections
 from tasks.operation import catch_up
 from tasks.policy import RETRIES
@@ -72,7 +72,7 @@ def verify_shard(number: int, shard: Shard, sample_percent: float, run: str, *, 
     Objects that are not read need only be there.
     """
     settings = load_settings()
-    sample = _Sample(wiring.stores(settings), sample_percent)
+    sample = _Sample(tiers.stores(settings), sample_percent)
     index = connections(settings)
     held = index.locations.objects(shard.studies)
     report = _verify_objects(index, shard.studies, held, sample)
@@ -83,7 +83,7 @@ def verify_shard(number: int, shard: Shard, sample_percent: float, run: str, *, 
     if not repair or not report.problems:
         return Verified(report.without_intact())
     change = Change(run=run, flow="verify", action="repaired", policy="", at=datetime.now(UTC))
-    result, repaired = wiring.repairer(settings, index.locations).repair(report.problems, change, index.writer)
+    result, repaired = operations.repairer(settings, index.locations).repair(report.problems, change, index.writer)
     return Verified(report.without_intact(), repaired=tuple(repaired), unrepaired=result.failures)
 
 
@@ -95,7 +95,7 @@ def find_orphans(tier: str) -> Verified:
     catch_up(settings)
     locations = connections(settings).locations
     known = KnownPaths(locations.names(tier))
-    store = wiring.stores(settings)[tier]
+    store = tiers.stores(settings)[tier]
     report = verification.find_orphans(store, tier, known, arrived_before=arrived_before)
     if report.problems:  # what has come there while the tier was listed is known by now
         known = KnownPaths(locations.names(tier))
@@ -107,7 +107,7 @@ def study_shard(study: UID) -> Shard:
     return Shard((study,), 0, 0)
 
 
-def tiers() -> Sequence[str]:
+def tier_names() -> Sequence[str]:
     """The configured tiers."""
     return list(load_settings().tiers)
 
@@ -162,7 +162,7 @@ def _verify_quarantined(settings: Settings, removals: LakeRemovals, studies: Seq
     def kept() -> Sequence[Removed]:
         return removals.all(RemovedState.QUARANTINED, studies=studies)
 
-    report = verify_quarantined(sample.stores, wiring.landing(settings), [each for each in kept() if sample.takes_next()])
+    report = verify_quarantined(sample.stores, tiers.landing(settings), [each for each in kept() if sample.takes_next()])
     if report.problems:  # what was destroyed or brought back meanwhile is no damage
         still = {(each.tier, each.path) for each in kept()}
         report = replace(report, problems=tuple(each for each in report.problems if (each.tier, each.path) in still))

@@ -6,9 +6,9 @@ from datetime import datetime
 
 from prefect import task
 
-from pacs_core import wiring
 from pacs_core.ports.modality import Entry
 from pacs_core.settings import load_settings
+from pacs_core.wiring import index
 from tasks.policy import RETRIES
 
 
@@ -27,13 +27,13 @@ class ExpiredItem:
 @task(**RETRIES)
 def expired_items(before: datetime) -> Sequence[ExpiredItem]:
     """The items that were to begin before an instant of local time."""
-    return [_item(entry) for entry in wiring.worklist(load_settings()).expired(before)]
+    return [_item(entry) for entry in index.worklist(load_settings()).expired(before)]
 
 
 @task(**RETRIES)
 def forget_items(before: datetime) -> int:
     """Remove them, and what queries are recorded from before it; how many items."""
-    return wiring.worklist(load_settings()).forget(before)
+    return index.worklist(load_settings()).forget(before)
 
 
 def _item(entry: Entry) -> ExpiredItem:

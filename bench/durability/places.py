@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
-from pacs_core import wiring
 from pacs_core.errors import PacsError
 from pacs_core.lifecycle.packaging import check_package, form_of, local_package
 from pacs_core.model import UID, StoredObject
+from pacs_core.wiring import index
 from tests.support.tiered import TieredHome
 
 _THREADS = 8
@@ -89,7 +89,7 @@ class Places:
         """Where the lake does not say what the keys say. To be called when no flow is at work."""
         with self._home.database.transaction() as session:
             keys = {tuple(row) for row in session.run('SELECT "SOPInstanceUID", tier, path, sha256 FROM pacs.instance_key')}
-        with closing(wiring.index_reader(self._home.settings)) as reader:
+        with closing(index.index_reader(self._home.settings)) as reader:
             rows = {(each.SOPInstanceUID, each.tier, each.path, each.sha256) for each in reader.stored_objects()}
         return sorted(f"{uid} on {tier}" for uid, tier, *_ in keys ^ rows)
 

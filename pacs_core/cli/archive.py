@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from pacs_core import supervisor, wiring
+from pacs_core import supervisor
 from pacs_core.archive.importing import Verdict, count_files
 from pacs_core.cli import output
 from pacs_core.cli.committing import kept_committer, tell_ready
@@ -20,6 +20,7 @@ from pacs_core.settings import Settings, load_settings
 from pacs_core.supervisor.part import PartState, PartStatus
 from pacs_core.supervisor.runtime import prepare_home
 from pacs_core.telemetry import logging as telemetry
+from pacs_core.wiring import index, intake, listening
 
 
 def listen(home: Path | None, *, with_committer: bool) -> None:
@@ -27,7 +28,7 @@ def listen(home: Path | None, *, with_committer: bool) -> None:
     settings = load_settings(home)
     telemetry.configure(settings.log_level)
     prepare_home(settings.home)
-    with wiring.listener(settings) as listener, kept_committer(settings) if with_committer else nullcontext():
+    with listening.listener(settings) as listener, kept_committer(settings) if with_committer else nullcontext():
         gc.freeze()  # what is there now stays; the collector need not look at it again and again
         listener.bind()
         tell_ready()
@@ -40,7 +41,7 @@ def status(home: Path | None, form: str) -> None:
     settings = load_settings(home)
     parts = supervisor.status(settings)
     try:
-        counts = wiring.index_reader(settings).counts()
+        counts = index.index_reader(settings).counts()
     except UnavailableError:
         counts = None
     if form == "json":
@@ -74,7 +75,7 @@ def import_paths(home: Path | None, paths: Sequence[Path]) -> None:
     telemetry.configure("error")  # refusals are told as progress
     prepare_home(settings.home)
     verdicts: Counter[Verdict] = Counter()
-    with kept_committer(settings), wiring.importer(settings) as importer, output.progress("imported", count_files(paths)) as progression:
+    with kept_committer(settings), intake.importer(settings) as importer, output.progress("imported", count_files(paths)) as progression:
         for item in importer.run(paths):
             progression.advance()
             verdicts[item.verdict] += 1

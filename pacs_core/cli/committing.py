@@ -15,12 +15,12 @@ from pathlib import Path
 
 import structlog
 
-from pacs_core import wiring
 from pacs_core.cli.stopping import leave, serve_until_signalled
 from pacs_core.settings import Settings, load_settings
 from pacs_core.storage.files import sole
 from pacs_core.supervisor.runtime import prepare_home
 from pacs_core.telemetry import logging as telemetry
+from pacs_core.wiring import intake
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ def commit(home: Path | None, *, until_end_of_input: bool) -> None:
     stopping = threading.Event()
     if until_end_of_input:
         threading.Thread(target=_await_end_of_input, args=(stopping,), daemon=True).start()
-    with wiring.committing(settings):
+    with intake.committing(settings):
         tell_ready()
         serve_until_signalled(partial(_wait_for, stopping), stopping.set)
     leave()  # DuckDB's threads have been seen to abort a process whose interpreter goes away under them

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pacs_core import wiring
 from pacs_core.cli import output
 from pacs_core.cli.errors import Failed
 from pacs_core.dicom.sop_classes import transfer_syntax_named
@@ -18,6 +17,7 @@ from pacs_core.settings import check_ae_title, load_settings
 from pacs_core.supervisor.flow_api import FlowApi, FlowRun
 from pacs_core.supervisor.flow_schedules import by_cron, by_interval, once
 from pacs_core.supervisor.flow_statistics import FlowStatistics
+from pacs_core.wiring import index
 
 
 def peer_add(
@@ -29,39 +29,39 @@ def peer_add(
     except ValueError as exc:
         raise ConfigurationError(f"{ae_title!r}: {exc}") from exc
     peer = Peer(title, host, port, tls, tuple(dict.fromkeys(may)), tuple(map(transfer_syntax_named, transfer_syntaxes)))
-    wiring.peers(load_settings(home)).put(peer)
+    index.peers(load_settings(home)).put(peer)
     output.line(f"{title} is at {host}:{port}{', over TLS' if tls else ''}")
 
 
 def peer_list(home: Path | None, form: str) -> None:
     """Every peer."""
-    peers = wiring.peers(load_settings(home)).all()
+    peers = index.peers(load_settings(home)).all()
     rows = ((p.ae_title, p.host, p.port, p.tls, ", ".join(p.permissions), ", ".join(p.transfer_syntaxes)) for p in peers)
     output.print_rows(("ae_title", "host", "port", "tls", "may", "transfer_syntaxes"), rows, form)
 
 
 def peer_remove(home: Path | None, ae_title: str) -> None:
     """Forget a peer. ConfigurationError if there is none of that title."""
-    if not wiring.peers(load_settings(home)).remove(ae_title):
+    if not index.peers(load_settings(home)).remove(ae_title):
         raise ConfigurationError(f"{ae_title}: there is no such peer; `pacs peer list` shows them")
 
 
 def hold_add(home: Path | None, study: str, reason: str, until: datetime | None) -> None:
     """Place a hold, or change it."""
     hold = Hold(parse_uid(study, name="StudyInstanceUID"), reason, getpass.getuser(), until=until and until.astimezone(UTC))
-    wiring.holds(load_settings(home)).place(hold)
+    index.holds(load_settings(home)).place(hold)
     output.line(f"study {study} is on hold{f' until {hold.until:%Y-%m-%d %H:%M} UTC' if hold.until else ''}")
 
 
 def hold_list(home: Path | None, form: str) -> None:
     """Every hold."""
-    rows = [(h.StudyInstanceUID, h.reason, h.placed_by, h.placed_at, h.until) for h in wiring.holds(load_settings(home)).all()]
+    rows = [(h.StudyInstanceUID, h.reason, h.placed_by, h.placed_at, h.until) for h in index.holds(load_settings(home)).all()]
     output.print_rows(("StudyInstanceUID", "reason", "placed_by", "placed_at", "until"), rows, form)
 
 
 def hold_release(home: Path | None, study: str) -> None:
     """End a hold. ConfigurationError if there is none."""
-    if not wiring.holds(load_settings(home)).release(UID(study)):
+    if not index.holds(load_settings(home)).release(UID(study)):
         raise ConfigurationError(f"{study}: there is no hold on this study; `pacs hold list` shows them")
 
 

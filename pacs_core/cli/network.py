@@ -9,7 +9,6 @@ from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 
-from pacs_core import wiring
 from pacs_core.archive.stored import open_data_set
 from pacs_core.cli import output
 from pacs_core.cli.errors import Failed
@@ -29,6 +28,7 @@ from pacs_core.errors import ConfigurationError, PacsError
 from pacs_core.model import AETitle, Peer
 from pacs_core.ports.commitment import Reference, Requests
 from pacs_core.settings import check_ae_title, load_settings
+from pacs_core.wiring import exchange, index
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Target:
 def target(home: Path | None, peer: str, calling: str) -> Target:
     """Resolve the options --peer and --aet: AE@HOST:PORT, a peer's AE title, or this archive itself."""
     settings = load_settings(home)
-    caller = wiring.caller(settings, _ae_title(calling) if calling else "")
+    caller = exchange.caller(settings, _ae_title(calling) if calling else "")
     if not peer:
         return Target(caller, Peer(AETitle(settings.ae_title), "127.0.0.1", settings.dicom_port))
     if "@" in peer:
@@ -60,7 +60,7 @@ def target(home: Path | None, peer: str, calling: str) -> Target:
         if not host or not port.isdigit():
             raise ConfigurationError(f"--peer {peer}: write it as AE@HOST:PORT")
         return Target(caller, Peer(AETitle(_ae_title(title)), host, int(port)))
-    known = wiring.peers(settings).get(peer)
+    known = index.peers(settings).get(peer)
     if known is None:
         raise ConfigurationError(f"--peer {peer}: there is no such peer; add it with `pacs peer add`, or write AE@HOST:PORT")
     return Target(caller, known)
@@ -93,7 +93,7 @@ class Commitment:
 
 def commitment(home: Path | None, timeout: float) -> Commitment:
     """Where requests for commitment are kept."""
-    return Commitment(wiring.commitment_requests(load_settings(home)), timeout)
+    return Commitment(index.commitment_requests(load_settings(home)), timeout)
 
 
 def store(to: Target, paths: Sequence[Path], wanted: Commitment | None = None) -> None:

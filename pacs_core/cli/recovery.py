@@ -13,7 +13,6 @@ from uuid import uuid4
 
 import typer
 
-from pacs_core import wiring
 from pacs_core.cli import output
 from pacs_core.cli.errors import Failed
 from pacs_core.errors import ConfigurationError
@@ -21,13 +20,14 @@ from pacs_core.lifecycle.rebuilding import Merged, ObjectShard, Rebuild, Scanned
 from pacs_core.settings import Settings, load_settings
 from pacs_core.supervisor.runtime import prepare_home
 from pacs_core.telemetry import logging as telemetry
+from pacs_core.wiring import index, operations
 
 
 def rebuild(home: Path | None, *, into_existing: bool, yes: bool) -> None:
     """Make the index anew. Failed if an object could not be indexed; each of those has a line that says why."""
     settings = _settings(home)
-    wiring.prepare(settings)
-    with closing(wiring.rebuild(settings)) as process:
+    index.prepare(settings)
+    with closing(operations.rebuild(settings)) as process:
         process.begin(into_existing=into_existing)
         shards = [shard for tier in process.tiers for shard in process.shards(tier)]
         objects, size = sum(shard.objects for shard in shards), sum(shard.bytes for shard in shards)
@@ -65,7 +65,7 @@ def _each_scanned(settings: Settings, process: Rebuild, shards: Sequence[ObjectS
 
 
 def _scan_in_child(home: Path, shard: ObjectShard) -> Scanned:
-    return wiring.rebuild(load_settings(home)).scan(shard)
+    return operations.rebuild(load_settings(home)).scan(shard)
 
 
 def _merge(process: Rebuild, shards: Sequence[ObjectShard], scanned: Scanned, *, into_existing: bool) -> Merged:
@@ -88,33 +88,33 @@ def _told(problem: Unindexed) -> str:
 def backup(home: Path | None, destination: str, keep: int) -> None:
     """Back the index up."""
     settings = _settings(home)
-    with closing(wiring.index_backup(settings)) as index, output.progress("files written") as progression:
-        made = wiring.backups(settings, _absolute(settings, destination)).make(index, keep=keep, told=lambda _: progression.advance())
+    with closing(index.index_backup(settings)) as catalog, output.progress("files written") as progression:
+        made = operations.backups(settings, _absolute(settings, destination)).make(catalog, keep=keep, told=lambda _: progression.advance())
     output.line(f"{made.name}: {made.rows} rows, {made.bytes} bytes, snapshot {made.snapshot}")
 
 
 def backups(home: Path | None, destination: str, form: str) -> None:
     """Every backup."""
     settings = load_settings(home)
-    rows = [(b.name, b.made_at, b.program, b.rows, b.bytes) for b in wiring.backups(settings, _absolute(settings, destination)).all()]
+    rows = [(b.name, b.made_at, b.program, b.rows, b.bytes) for b in operations.backups(settings, _absolute(settings, destination)).all()]
     output.print_rows(("backup", "made_at", "version", "rows", "bytes"), rows, form)
 
 
 def restore(home: Path | None, name: str, destination: str, *, overwrite: bool, yes: bool) -> None:
     """Make the index what a backup says."""
     settings = _settings(home)
-    there = wiring.backups(settings, _absolute(settings, destination))
+    there = operations.backups(settings, _absolute(settings, destination))
     chosen = there.get(name)
     _confirm(f"Make the index what it was at {chosen.made_at}{', in place of what it is' if overwrite else ''}?", yes=yes)
-    wiring.prepare(settings)
-    with closing(wiring.index_backup(settings)) as index, output.progress("files") as progression:
-        there.restore(index, chosen.name, overwrite=overwrite, told=lambda _: progression.advance())
+    index.prepare(settings)
+    with closing(index.index_backup(settings)) as catalog, output.progress("files") as progression:
+        there.restore(catalog, chosen.name, overwrite=overwrite, told=lambda _: progression.advance())
     output.line(f"{chosen.rows} rows are back; `pacs index rebuild --into-existing` finds what arrived or moved since {chosen.made_at}")
 
 
 def digests(home: Path | None, form: str) -> None:
     """What two indexes are compared by."""
-    output.print_rows(("table", "sha256"), list(wiring.index_digests(load_settings(home)).items()), form)
+    output.print_rows(("table", "sha256"), list(index.index_digests(load_settings(home)).items()), form)
 
 
 def _settings(home: Path | None) -> Settings:

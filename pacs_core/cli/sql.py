@@ -4,10 +4,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from pacs_core import wiring
 from pacs_core.cli import output
 from pacs_core.index.sql import SQLSession
 from pacs_core.settings import load_settings
+from pacs_core.wiring import index, intake
 
 _PATIENCE = 5.0  # seconds
 
@@ -15,8 +15,8 @@ _PATIENCE = 5.0  # seconds
 def run(home: Path | None, command: str | None, form: str) -> None:
     """Run one query (-c, or standard input where that is no terminal), else the console."""
     settings = load_settings(home)
-    with wiring.sql_session(settings) as session:
-        if not wiring.catch_up(settings, patience=_PATIENCE):
+    with index.sql_session(settings) as session:
+        if not intake.catch_up(settings, patience=_PATIENCE):
             sys.stderr.write("pacs: some of what was acknowledged is not in the index yet\n")
         if command is not None:
             _execute(session, command, form)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pacs_core import wiring
 from pacs_core.cli import output
 from pacs_core.cli.errors import Failed
 from pacs_core.errors import ConfigurationError, RequestError
@@ -11,6 +10,7 @@ from pacs_core.index.worklist import ATTRIBUTES
 from pacs_core.model import Header
 from pacs_core.ports.modality import Entry
 from pacs_core.settings import load_settings
+from pacs_core.wiring import index, orders
 from pacs_core.workflow.worklist_files import Found, read_csv, read_json, read_wl
 
 _READERS: Mapping[str, Callable[[bytes], Iterator[Found]]] = {".json": read_json, ".csv": read_csv, ".wl": read_wl}
@@ -20,16 +20,16 @@ _AT_ONCE = 500
 def add(home: Path | None, attributes: Header) -> None:
     """Schedule one step."""
     try:
-        entry = wiring.worklist_entry(attributes, "cli")
+        entry = orders.worklist_entry(attributes, "cli")
     except RequestError as exc:
         raise ConfigurationError(str(exc)) from exc
-    wiring.worklist(load_settings(home)).put([entry])
+    index.worklist(load_settings(home)).put([entry])
     output.line(f"scheduled: study {entry.attributes['StudyInstanceUID']}, step {entry.attributes['ScheduledProcedureStepID']}")
 
 
 def import_paths(home: Path | None, paths: Sequence[Path]) -> None:
     """Every file below the paths. Failed if there is anything in them that cannot be scheduled; the rest is."""
-    store = wiring.worklist(load_settings(home))
+    store = index.worklist(load_settings(home))
     total = new = failures = 0
     pending: list[Entry] = []
     for where, found in _items(paths):
@@ -48,14 +48,14 @@ def import_paths(home: Path | None, paths: Sequence[Path]) -> None:
 
 def list_(home: Path | None, form: str, *, everything: bool) -> None:
     """What is still to be done, or all that is kept."""
-    entries = wiring.worklist(load_settings(home)).entries(everything=everything)
+    entries = index.worklist(load_settings(home)).entries(everything=everything)
     columns = ("scheduled_at", *ATTRIBUTES, "state", "source")
     output.print_rows(columns, ([e.scheduled_at, *(e.attributes[name] for name in ATTRIBUTES), e.state, e.source] for e in entries), form)
 
 
 def remove(home: Path | None, accession_or_study: str) -> None:
     """Forget items. ConfigurationError if there are none."""
-    removed = wiring.worklist(load_settings(home)).remove(accession_or_study)
+    removed = index.worklist(load_settings(home)).remove(accession_or_study)
     if not removed:
         raise ConfigurationError(f"{accession_or_study}: there is no such item; `pacs worklist list --all` shows them")
     output.line(f"{removed} removed")
@@ -84,6 +84,6 @@ def _entry_of(found: Header | RequestError, source: str) -> Entry | RequestError
     if isinstance(found, RequestError):
         return found
     try:
-        return wiring.worklist_entry(found, source)
+        return orders.worklist_entry(found, source)
     except RequestError as exc:
         return exc

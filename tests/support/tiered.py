@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from pacs_core import wiring
 from pacs_core.archive.indexing import Committer
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.locations import LakeLocations
@@ -18,6 +17,7 @@ from pacs_core.lifecycle.plan import Step
 from pacs_core.model import UID, Change, StoredObject
 from pacs_core.ports import ObjectStore
 from pacs_core.settings import Settings, load_settings
+from pacs_core.wiring import index, intake, tiers
 from tests.support.synthetic import Study
 
 
@@ -34,7 +34,7 @@ class TieredHome:
         written = {"catalog_url": catalog_url, "reserve_bytes": 0, "tiers": tiers, **settings}
         (home / "pacs.toml").write_text("\n".join(f"{name} = {_toml(value)}" for name, value in written.items()))
         self.home = home
-        wiring.prepare(self.settings)
+        index.prepare(self.settings)
 
     @cached_property
     def settings(self) -> Settings:
@@ -42,19 +42,19 @@ class TieredHome:
 
     @cached_property
     def stores(self) -> Mapping[str, ObjectStore]:
-        return wiring.stores(self.settings)
+        return tiers.stores(self.settings)
 
     @cached_property
     def locations(self) -> LakeLocations:
-        return wiring.locations(self.settings)
+        return index.locations(self.settings)
 
     @cached_property
     def removals(self) -> LakeRemovals:
-        return wiring.removals(self.settings)
+        return index.removals(self.settings)
 
     @cached_property
     def reader(self) -> LakeIndexReader:
-        return wiring.index_reader(self.settings)
+        return index.index_reader(self.settings)
 
     @cached_property
     def database(self) -> Database:
@@ -62,14 +62,14 @@ class TieredHome:
 
     @cached_property
     def committer(self) -> Committer:
-        return wiring.committer(self.settings)
+        return intake.committer(self.settings)
 
     def take_in(self, *studies: Study, instances: int = 3) -> list[UID]:
         """Import the studies (new ones of MR, if there are none given) and index them; their UIDs."""
         chosen = studies or (Study("MR", instances=instances),)
         folders = [self.media(study.uid) for study in chosen]
         sent = [path for study, folder in zip(chosen, folders, strict=True) for path in study.write(folder)]
-        with wiring.importer(self.settings) as importer:
+        with intake.importer(self.settings) as importer:
             assert [done.verdict.value for done in importer.run(folders)] == ["stored"] * len(sent)
         self.commit()
         return [UID(study.uid) for study in chosen]
@@ -80,7 +80,7 @@ class TieredHome:
         again.mkdir()
         for path in first.iterdir():
             (again / path.name).write_bytes(path.read_bytes())
-        with wiring.importer(self.settings) as importer:
+        with intake.importer(self.settings) as importer:
             list(importer.run([again]))
         self.commit()
 
@@ -93,7 +93,7 @@ class TieredHome:
         """Index what is in the journal."""
         while self.committer.commit_pending():
             pass
-        assert wiring.catch_up(self.settings, patience=5)
+        assert intake.catch_up(self.settings, patience=5)
 
     def step(self, study: UID, source: str, target: str) -> Step:
         """A step for all of a study."""

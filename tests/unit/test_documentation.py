@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pacs_core import wiring
 from pacs_core.settings import load_settings
+from pacs_core.wiring import listening
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").rglob("*.md"))
@@ -31,7 +31,7 @@ def test_the_conformance_statement_tells_of_every_service_that_a_listener_offers
     spec.loader.exec_module(generator)
     told = {type(service) for service in generator._services().values()}
     (tmp_path / "pacs.toml").write_text('catalog_url = "postgresql://postgres:@127.0.0.1:1/none"')
-    with wiring.listener(load_settings(tmp_path)) as listener:
+    with listening.listener(load_settings(tmp_path)) as listener:
         assert {type(service) for service in listener._services} == told
 
 

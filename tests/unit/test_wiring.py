@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pacs_core import wiring
-from pacs_core.errors import PeerUnavailable, StorageUnavailable
+from pacs_core.errors import StorageUnavailable
 from pacs_core.index.postgres import Database
 from pacs_core.model import PriorRequest
 from pacs_core.settings import load_settings
+from pacs_core.wiring import index, intake, orders
 
 
 class FakeCommitter:
@@ -29,9 +29,9 @@ class FakeCommitter:
 @pytest.fixture
 def committer(monkeypatch: pytest.MonkeyPatch) -> FakeCommitter:
     fake = FakeCommitter()
-    monkeypatch.setattr(wiring, "committer", lambda _: fake)
-    monkeypatch.setattr(wiring, "_PREPARE_AGAIN", 0.001)
-    monkeypatch.setattr(wiring, "_PREPARE_AGAIN_AFTER_CRASH", 0.001)
+    monkeypatch.setattr(intake, "committer", lambda _: fake)
+    monkeypatch.setattr(intake, "_PREPARE_AGAIN", 0.001)
+    monkeypatch.setattr(intake, "_PREPARE_AGAIN_AFTER_CRASH", 0.001)
     return fake
 
 
@@ -42,8 +42,8 @@ def test_indexing_begins_whatever_preparing_runs_into(tmp_path: Path, committer:
         if failures:
             raise failures.pop()
 
-    monkeypatch.setattr(wiring, "prepare", prepare)
-    with wiring._Committing(load_settings(tmp_path)):
+    monkeypatch.setattr(index, "prepare", prepare)
+    with intake._Committing(load_settings(tmp_path)):
         assert committer.started.wait(10)
 
 
@@ -54,9 +54,9 @@ def test_ending_does_not_wait_for_a_server_that_hangs(tmp_path: Path, committer:
         asked.set()
         answers.wait(60)
 
-    monkeypatch.setattr(wiring, "prepare", prepare)
-    monkeypatch.setattr(wiring, "_JOIN_TIMEOUT", 0.05)
-    background = wiring._Committing(load_settings(tmp_path))
+    monkeypatch.setattr(index, "prepare", prepare)
+    monkeypatch.setattr(intake, "_JOIN_TIMEOUT", 0.05)
+    background = intake._Committing(load_settings(tmp_path))
     with background:
         assert asked.wait(10)
     assert background._thread.is_alive()
@@ -69,28 +69,10 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_it_may() -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, limits[1]), limits[1]))
     try:
-        wiring.raise_descriptor_limit()
+        intake.raise_descriptor_limit()
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (limits[1], limits[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
-def test_a_flow_is_started_at_most_once_in_its_time_and_never_fails() -> None:
-    now, started = [0.0], threading.Semaphore(0)
-
-    def run(url: str, flow: str) -> None:
-        assert (url, flow) == ("http://prefect", "recall")
-        started.release()
-        raise PeerUnavailable("no server")
-
-    start = wiring.FlowStarter("recall", "http://prefect", at_most_every=30, run=run, now=lambda: now[0])
-    for _ in range(3):
-        start()
-    assert started.acquire(timeout=10)
-    now[0] = 31
-    start()
-    assert started.acquire(timeout=10)
-    assert not started.acquire(blocking=False)
 
 
 @pytest.mark.parametrize(("has_source", "is_new"), [(True, True), (True, False), (False, True)])
@@ -108,11 +90,11 @@ def test_who_is_noted_as_expected_is_entered_behind_and_starts_the_flow_only_whe
             entered.extend(requests)
             return len(requests) if is_new else 0
 
-    monkeypatch.setattr(wiring, "Prefetches", FakePrefetches)
-    monkeypatch.setattr(wiring, "FlowStarter", lambda flow, *_, **__: lambda: started.append(flow))
+    monkeypatch.setattr(orders, "Prefetches", FakePrefetches)
+    monkeypatch.setattr(orders, "FlowStarter", lambda flow, *_, **__: lambda: started.append(flow))
     monkeypatch.setenv("PACS_PREFETCH_SOURCES", '[{"peer": "ONE"}]' if has_source else "[]")
     expected = PriorRequest("P1", date(2026, 3, 4), reason="worklist")
-    with wiring.prior_requests(load_settings(tmp_path), Database("postgresql://nobody@127.0.0.1/none")) as noting:
+    with orders.prior_requests(load_settings(tmp_path), Database("postgresql://nobody@127.0.0.1/none")) as noting:
         noting.note(expected)
     assert entered == [expected] * has_source
     assert started == ["prefetch"] * (has_source and is_new)

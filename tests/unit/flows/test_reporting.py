@@ -7,7 +7,7 @@ import pytest
 from prefect.exceptions import Pause
 
 from flows.reporting import RunRecord
-from pacs_core import wiring
+from pacs_core.wiring import index
 
 
 class FakeRuns:
@@ -26,7 +26,7 @@ class FakeRuns:
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> FakeRuns:
     fake = FakeRuns()
-    monkeypatch.setattr(wiring, "flow_runs", lambda _: fake)
+    monkeypatch.setattr(index, "flow_runs", lambda _: fake)
     return fake
 
 

@@ -10,12 +10,12 @@ from typing import NoReturn
 import pydicom.uid
 import pytest
 
-from pacs_core import wiring
 from pacs_core.errors import PacsError
 from pacs_core.lifecycle.archiving import Archiver
 from pacs_core.lifecycle.moving import Mover
 from pacs_core.lifecycle.packaging import Form
 from pacs_core.model import UID, CopyState, RemovedState
+from pacs_core.wiring import index, operations, tiers
 from tests.support.crashing import Crash, Fused, every_crash
 from tests.support.synthetic import Study
 from tests.support.tiered import TieredHome, as_planned, change
@@ -25,7 +25,7 @@ LATER = datetime(2999, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def archiver(home: TieredHome) -> Archiver:
-    return wiring.archiver(home.settings, home.locations)
+    return operations.archiver(home.settings, home.locations)
 
 
 def package_of(home: TieredHome, study: UID) -> Path:
@@ -35,7 +35,7 @@ def package_of(home: TieredHome, study: UID) -> Path:
 
 def remove(home: TieredHome, study: UID) -> int:
     """By retention that requires a copy, and destroyed at once."""
-    retention = wiring.retention(home.settings, home.locations, home.removals)
+    retention = operations.retention(home.settings, home.locations, home.removals)
     past = datetime(2020, 1, 1, tzinfo=UTC)
     removed = retention.remove([home.step(study, "hot", "")], change("removed"), past, named=as_planned, require_copy=True)
     retention.destroy(home.removals.all(RemovedState.QUARANTINED, studies=[study]), change("destroyed"))
@@ -51,7 +51,7 @@ def damage(file: Path) -> None:
 
 
 def bring_back(home: TieredHome, archiver: Archiver, study: UID) -> int:
-    with closing(wiring.index_writer(home.settings)) as writer:
+    with closing(index.index_writer(home.settings)) as writer:
         result = archiver.bring_back(study, change("restored"), writer)
     assert not result.failures
     return result.instances
@@ -111,7 +111,7 @@ def test_a_package_goes_when_the_last_of_its_members_does(home: TieredHome, arch
     (study,) = home.take_in()
     archiver.archive([home.step(study, "hot", "cold")], change("archived"), Form.ZIP)
     package, (first, *others) = package_of(home, study), home.locations.copies([study])
-    mover = wiring.mover(home.settings, home.locations)
+    mover = operations.mover(home.settings, home.locations)
     for leaving, left in (([first], 2), (others, 0)):
         with home.database.transaction() as session:
             session.run(
@@ -145,7 +145,7 @@ def test_bringing_back_that_was_killed_before_the_lake_knew_is_completed(
     def die(*_: object) -> NoReturn:
         raise Crash
 
-    with closing(wiring.index_writer(home.settings)) as writer:
+    with closing(index.index_writer(home.settings)) as writer:
         monkeypatch.setattr(writer, "_write", die)
         with pytest.raises(Crash):
             archiver.bring_back(study, change("restored"), writer)
@@ -183,7 +183,7 @@ def test_what_no_copy_gives_is_told_and_stops_nothing_else(home: TieredHome, arc
     assert remove(home, study) == 2
     copy = home.locations.copies([study])[0]
     damage(Path(home.settings.tiers["cold"].url) / copy.path)
-    with closing(wiring.index_writer(home.settings)) as writer:
+    with closing(index.index_writer(home.settings)) as writer:
         result = archiver.bring_back(study, change("restored"), writer)
     assert (result.instances, [failure.SOPInstanceUID for failure in result.failures]) == (1, [copy.SOPInstanceUID])
     assert copy.path not in home.paths("hot", study)
@@ -212,7 +212,7 @@ def test_a_crash_at_any_call_leaves_every_instance_held_and_the_next_run_complet
         (study,) = home.take_in(instances=2)
         stores = {name: Fused(store, fuse, "put", "delete", "fetch") for name, store in home.stores.items()}
         locations = Fused(home.locations, fuse, "announce", "copied", "catch_up")
-        landing = wiring.landing(home.settings)
+        landing = tiers.landing(home.settings)
         mover = Mover(stores, locations, landing, home.settings.scratch_directory)
         doomed = Archiver(stores, mover, locations, landing, home.settings.scratch_directory)
         step = home.step(study, "hot", "cold")
@@ -220,7 +220,7 @@ def test_a_crash_at_any_call_leaves_every_instance_held_and_the_next_run_complet
             doomed.archive([step], change("archived", run=f"{form}-{number}"), form)
         assert len(home.objects(study)) == 2
 
-        wiring.archiver(home.settings, home.locations).archive([step], change("archived", run=f"{form}-{number}-again"), form)
+        operations.archiver(home.settings, home.locations).archive([step], change("archived", run=f"{form}-{number}-again"), form)
         copies = home.locations.copies([study])
         assert {(copy.tier, copy.state) for copy in copies} == {("cold", CopyState.HELD)}
         assert len(copies) == 2

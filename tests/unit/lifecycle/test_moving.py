@@ -5,11 +5,11 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pacs_core import wiring
 from pacs_core.errors import IndexUnavailable, PacsError, StorageUnavailable
 from pacs_core.lifecycle import moving
 from pacs_core.lifecycle.moving import Mover
 from pacs_core.model import UID, CopyState, StoredObject
+from pacs_core.wiring import index, intake, operations, tiers
 from tests.support.crashing import Crash, Fused, Hooked, every_crash
 from tests.support.synthetic import Study
 from tests.support.tiered import TieredHome, change, end_study_locks
@@ -19,7 +19,7 @@ _CHANGES = ("announce", "moved", "copied", "catch_up")
 
 @pytest.fixture
 def mover(home: TieredHome) -> Mover:
-    return wiring.mover(home.settings, home.locations)
+    return operations.mover(home.settings, home.locations)
 
 
 def assert_held(home: TieredHome, study: UID, *, instances: int = 3) -> None:
@@ -54,7 +54,7 @@ def test_the_index_says_which_run_moved_a_study_and_why(home: TieredHome, mover:
     mover.move([home.step(study, "hot", "warm")], change(run="run-of-this-test"))
     (total,) = home.locations.totals("run-of-this-test")
     assert (total.action, total.from_tier, total.to_tier, total.studies, total.instances) == ("migrated", "hot", "warm", 1, 3)
-    with wiring.sql_session(home.settings) as session:
+    with index.sql_session(home.settings) as session:
         told = list(session.run("SELECT author, commit_message, commit_extra_info FROM ducklake_snapshots('lake')").rows())
         rows = session.run(f"SELECT DISTINCT located_by FROM instance WHERE StudyInstanceUID = '{study}'").rows()
         assert list(rows) == [("run-of-this-test",)]
@@ -109,7 +109,7 @@ def test_studies_are_moved_batch_after_batch(home: TieredHome, monkeypatch: pyte
         assert not left & {each.StudyInstanceUID for each in objects}  # what they share would be removed before it is entered
         return method(objects, *args, **kwargs)
 
-    mover = Mover(home.stores, Hooked(home.locations, announce, "announce"), wiring.landing(home.settings), home.settings.scratch_directory)
+    mover = Mover(home.stores, Hooked(home.locations, announce, "announce"), tiers.landing(home.settings), home.settings.scratch_directory)
     result = mover.move([home.step(study, "hot", "warm") for study in studies], change())
     assert (result.instances, result.studies, result.failures) == (11, 4, ())
     assert len(batches) > 2
@@ -146,7 +146,7 @@ def test_without_the_lock_of_its_study_no_key_moves(home: TieredHome, mover: Mov
         end_study_locks(home)
 
     stores = {name: Hooked(store, lose_lock, "put") for name, store in home.stores.items()}
-    doomed = Mover(stores, home.locations, wiring.landing(home.settings), home.settings.scratch_directory)
+    doomed = Mover(stores, home.locations, tiers.landing(home.settings), home.settings.scratch_directory)
     with pytest.raises(IndexUnavailable):
         doomed.move([home.step(study, "hot", "warm")], change())
     assert home.tiers_of(study) == {"hot"}
@@ -176,7 +176,7 @@ def test_what_arrives_again_under_a_name_is_not_written_over(home: TieredHome, m
     """An instance that is on warm is sent anew: until that is settled its object on hot is an arrival's."""
     sent = Study("MR")
     paths = sent.write(tmp_path / "again")
-    with wiring.importer(home.settings) as importer:
+    with intake.importer(home.settings) as importer:
         list(importer.run([tmp_path / "again"]))
     home.commit()
     study = UID(sent.uid)
@@ -224,13 +224,13 @@ def test_a_crash_at_any_call_leaves_every_instance_held_and_the_next_run_complet
         (study,) = home.take_in(instances=2)
         locations = Fused(home.locations, fuse, *_CHANGES)
         stores = {name: Fused(store, fuse, "put", "delete") for name, store in home.stores.items()}
-        doomed = Mover(stores, locations, wiring.landing(home.settings), home.settings.scratch_directory)
+        doomed = Mover(stores, locations, tiers.landing(home.settings), home.settings.scratch_directory)
         step = home.step(study, "hot", "warm")
         with suppress(Crash, PacsError):
             (doomed.move if kind == "move" else doomed.copy)([step], change())
         assert_held(home, study, instances=2)
 
-        mover = wiring.mover(home.settings, home.locations)
+        mover = operations.mover(home.settings, home.locations)
         (mover.move if kind == "move" else mover.copy)([home.step(study, "hot", "warm")], change())
         assert_held(home, study, instances=2)
         assert home.tiers_of(study) == ({"warm"} if kind == "move" else {"hot"}), number

@@ -5,12 +5,12 @@ from typing import NoReturn
 
 import pytest
 
-from pacs_core import wiring
 from pacs_core.archive.verification import Damage, Problem, compare_catalogs, verify_shard
 from pacs_core.errors import ObjectArchived
 from pacs_core.lifecycle.moving import Moved
 from pacs_core.lifecycle.repairing import Repairer
 from pacs_core.model import UID, StoredObject
+from pacs_core.wiring import index, operations, tiers
 from tests.support.crashing import Hooked
 from tests.support.tiered import TieredHome, change
 
@@ -19,7 +19,7 @@ from tests.support.tiered import TieredHome, change
 def study(home: TieredHome) -> UID:
     """Held on warm, with a further copy on hot."""
     (study,) = home.take_in()
-    wiring.mover(home.settings, home.locations).move([home.step(study, "hot", "warm")], change(), keep=True)
+    operations.mover(home.settings, home.locations).move([home.step(study, "hot", "warm")], change(), keep=True)
     return study
 
 
@@ -44,8 +44,8 @@ def swap(file: Path) -> None:
 
 
 def repaired(home: TieredHome, problems: Sequence[Problem]) -> tuple[Moved, Sequence[StoredObject]]:
-    with closing(wiring.index_writer(home.settings)) as writer:
-        return wiring.repairer(home.settings, home.locations).repair(problems, change("repaired"), writer)
+    with closing(index.index_writer(home.settings)) as writer:
+        return operations.repairer(home.settings, home.locations).repair(problems, change("repaired"), writer)
 
 
 def rows_of(home: TieredHome, study: UID) -> list[StoredObject]:
@@ -63,7 +63,7 @@ def rows_of(home: TieredHome, study: UID) -> list[StoredObject]:
 )
 def test_the_lake_is_told_again_what_the_keys_say(home: TieredHome, study: UID, statement: str) -> None:
     keys = sorted(home.objects(study), key=lambda each: each.path)
-    with closing(wiring.index_writer(home.settings)) as writer, writer.committing() as (_, lake), writer.files.transaction(lake):
+    with closing(index.index_writer(home.settings)) as writer, writer.committing() as (_, lake), writer.files.transaction(lake):
         lake.execute(statement, [study])
     problems = compare_catalogs(keys, home.lake_rows(study)).problems
     assert {problem.damage for problem in problems} == {Damage.INCONSISTENT}
@@ -88,10 +88,10 @@ def test_an_object_in_an_archive_class_is_not_written_over(home: TieredHome, stu
         raise ObjectArchived(path)
 
     stores = {**home.stores, "warm": Hooked(home.stores["warm"], archived, "open")}
-    repairer = Repairer(stores, home.locations, wiring.landing(home.settings), home.settings.scratch_directory)
+    repairer = Repairer(stores, home.locations, tiers.landing(home.settings), home.settings.scratch_directory)
     problem = Problem(Damage.UNREADABLE, "warm", held.path, "", held.SOPInstanceUID, study)
     before = file_of(home, "warm", held.path).stat().st_ino
-    with closing(wiring.index_writer(home.settings)) as writer:
+    with closing(index.index_writer(home.settings)) as writer:
         result, done = repairer.repair([problem], change("repaired"), writer)
     assert (result.instances, result.failures, list(done)) == (0, (), [])
     assert file_of(home, "warm", held.path).stat().st_ino == before

@@ -8,7 +8,6 @@ from typing import NoReturn
 import pydicom.uid
 import pytest
 
-from pacs_core import wiring
 from pacs_core.errors import IndexUnavailable, PacsError
 from pacs_core.index.removals import Holds
 from pacs_core.lifecycle.moving import Moved, record_of
@@ -16,6 +15,7 @@ from pacs_core.lifecycle.plan import Step
 from pacs_core.lifecycle.retention import Retention
 from pacs_core.lifecycle.rules import RetentionRule, Selection, instances_named, plan_retention
 from pacs_core.model import UID, Hold, Removed, RemovedState
+from pacs_core.wiring import index, operations, tiers
 from tests.support.crashing import Crash, Fused, Hooked, every_crash
 from tests.support.synthetic import Study
 from tests.support.tiered import TieredHome, as_planned, change, end_study_locks
@@ -25,7 +25,7 @@ LATER, PAST = datetime(2999, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def retention(home: TieredHome) -> Retention:
-    return wiring.retention(home.settings, home.locations, home.removals)
+    return operations.retention(home.settings, home.locations, home.removals)
 
 
 def removed(home: TieredHome, retention: Retention, study: UID, *, tier: str = "hot", until: datetime = LATER) -> Sequence[Removed]:
@@ -35,13 +35,13 @@ def removed(home: TieredHome, retention: Retention, study: UID, *, tier: str = "
 
 
 def undo(home: TieredHome, retention: Retention, study: UID) -> int:
-    with closing(wiring.index_writer(home.settings)) as writer:
+    with closing(index.index_writer(home.settings)) as writer:
         return retention.undo(home.removals.all(RemovedState.QUARANTINED, studies=[study]), change("restored"), writer).instances
 
 
 def patients(home: TieredHome, study: UID) -> int:
     """Rows of the study's level, and of those above it."""
-    with wiring.sql_session(home.settings) as session:
+    with index.sql_session(home.settings) as session:
         ((count,),) = session.run(f"SELECT count(*) FROM study JOIN patient USING (PatientID) WHERE StudyInstanceUID = '{study}'").rows()
     return int(count)
 
@@ -61,7 +61,7 @@ def test_a_removed_study_is_out_of_the_index_and_out_of_sight(home: TieredHome, 
 def test_it_comes_back_as_it_was(home: TieredHome, retention: Retention, tier: str) -> None:
     (study,) = home.take_in()
     if tier != "hot":
-        wiring.mover(home.settings, home.locations).move([home.step(study, "hot", tier)], change())
+        operations.mover(home.settings, home.locations).move([home.step(study, "hot", tier)], change())
     before = sorted(home.objects(study), key=lambda each: each.path)
     retention.remove([home.step(study, tier, "")], change("removed"), LATER, named=as_planned, require_copy=False)
     assert not home.objects(study)
@@ -79,7 +79,7 @@ def test_what_is_due_is_destroyed_and_what_is_not_stays(home: TieredHome, retent
     retention.remove([home.step(due, "hot", "")], change("removed"), now - timedelta(seconds=1), named=as_planned, require_copy=False)
     retention.remove([home.step(later, "hot", "")], change("removed"), now + timedelta(days=7), named=as_planned, require_copy=False)
     digests = {study: home.removals.all(RemovedState.QUARANTINED, studies=[study])[0].sha256 for study in (due, later)}
-    landing = wiring.landing(home.settings)
+    landing = tiers.landing(home.settings)
     chosen = [each for each in home.removals.all(RemovedState.QUARANTINED, due_at=now) if each.StudyInstanceUID in (due, later)]
     assert retention.destroy(chosen, change("destroyed")).instances == 1
     assert not landing.retired(digests[due]).exists()
@@ -102,7 +102,7 @@ def test_a_study_on_hold_stays(home: TieredHome, retention: Retention) -> None:
 def test_a_study_that_has_grown_since_the_plan_stays_if_its_rule_no_longer_names_it(home: TieredHome, retention: Retention) -> None:
     grown, same = home.take_in(Study("MR"), Study("MR"))
     rules = [RetentionRule("old", ("hot",), Selection(received_before=datetime.now(UTC)))]
-    with closing(wiring.index_reader(home.settings)) as reader:
+    with closing(index.index_reader(home.settings)) as reader:
         planned = plan_retention(rules, reader.study_facts)
         home.take_in(Study("MR", uid=pydicom.uid.UID(grown)))
 
@@ -127,7 +127,7 @@ def test_where_a_copy_is_required_only_what_has_a_good_one_goes(home: TieredHome
     (study,) = home.take_in()
     step = home.step(study, "hot", "")
     assert retention.remove([step], change("removed"), LATER, named=as_planned, require_copy=True).instances == 0
-    wiring.mover(home.settings, home.locations).copy([home.step(study, "hot", "cold")], change("copied"))
+    operations.mover(home.settings, home.locations).copy([home.step(study, "hot", "cold")], change("copied"))
     damaged = home.locations.copies([study])[0]
     copy = Path(home.settings.tiers["cold"].url) / damaged.path
     copy.write_bytes(copy.read_bytes()[:-1] + b"\xff")
@@ -151,14 +151,14 @@ def test_what_arrived_again_is_in_sight_also_while_the_index_is_behind(home: Tie
     """The same file, found equal just before it went, has its key again; to wait for what else is journalled fails."""
     (study,) = home.take_in(instances=1)
     step, (held,) = home.step(study, "hot", ""), home.objects(study)
-    landing = wiring.landing(home.settings)
+    landing = tiers.landing(home.settings)
 
     def behind() -> NoReturn:
         raise IndexUnavailable("behind")
 
     def arriving_again(retire: Callable[[str, str], None], path: str, sha256: str) -> None:
         record = record_of(landing.local_path(path), tier="hot", path=path)
-        with closing(wiring.index_writer(home.settings)) as writer:
+        with closing(index.index_writer(home.settings)) as writer:
             writer.commit([record])
         retire(path, sha256)
 
@@ -175,7 +175,7 @@ def test_of_two_removals_of_a_study_the_last_one_is_undone(home: TieredHome, ret
     home.send_again(study)
     held = sorted(home.objects(study), key=lambda each: each.path)
     removed(home, retention, study)
-    with closing(wiring.index_writer(home.settings)) as writer:
+    with closing(index.index_writer(home.settings)) as writer:
         result = retention.undo(home.removals.all(RemovedState.QUARANTINED, studies=[study]), change("restored"), writer)
     assert (result.instances, len(result.failures)) == (2, 2)
     assert sorted(home.objects(study), key=lambda each: each.path) == held
@@ -188,9 +188,9 @@ def test_bytes_that_another_removal_needs_outlive_the_first(home: TieredHome, re
     (study,) = home.take_in(instances=1)
     (held,) = home.objects(study)
     due = removed(home, retention, study, until=PAST)
-    landing = wiring.landing(home.settings)
+    landing = tiers.landing(home.settings)
     landing.revive(held.path, held.sha256)
-    with closing(wiring.index_writer(home.settings)) as writer:
+    with closing(index.index_writer(home.settings)) as writer:
         writer.commit([record_of(landing.local_path(held.path), tier="hot", path=held.path)])
     removed(home, retention, study)
     assert home.removals.removed_as_well(due) == {held.sha256}
@@ -202,7 +202,7 @@ def test_bytes_that_another_removal_needs_outlive_the_first(home: TieredHome, re
 
 def test_what_is_in_quarantine_on_a_tier_is_not_written_over_by_what_moves_there(home: TieredHome, retention: Retention) -> None:
     (study,) = home.take_in(instances=2)
-    mover = wiring.mover(home.settings, home.locations)
+    mover = operations.mover(home.settings, home.locations)
     mover.move([home.step(study, "hot", "warm")], change())
     quarantined = removed(home, retention, study, tier="warm")
     home.send_again(study)
@@ -216,8 +216,8 @@ def test_what_is_in_quarantine_on_a_tier_is_not_written_over_by_what_moves_there
 def test_nothing_is_destroyed_without_the_lock_of_its_study(home: TieredHome, tier: str) -> None:
     (study,) = home.take_in(instances=2)
     if tier != "hot":
-        wiring.mover(home.settings, home.locations).move([home.step(study, "hot", tier)], change())
-    retention = wiring.retention(home.settings, home.locations, home.removals)
+        operations.mover(home.settings, home.locations).move([home.step(study, "hot", tier)], change())
+    retention = operations.retention(home.settings, home.locations, home.removals)
     due = removed(home, retention, study, tier=tier, until=PAST)
     destroyed: list[str] = []
 
@@ -230,7 +230,7 @@ def test_nothing_is_destroyed_without_the_lock_of_its_study(home: TieredHome, ti
         {name: Hooked(store, lose_lock, "delete") for name, store in home.stores.items()},
         home.locations,
         home.removals,
-        Hooked(wiring.landing(home.settings), lose_lock, "destroy"),
+        Hooked(tiers.landing(home.settings), lose_lock, "destroy"),
         home.settings.scratch_directory,
         _nothing,
     )
@@ -246,7 +246,7 @@ def test_what_is_being_destroyed_cannot_be_brought_back_nor_the_other_way_round(
     (study,) = home.take_in(instances=1)
     due = removed(home, retention, study, until=PAST)
     assert retention.destroy(due, change("destroyed")).instances == 1
-    with closing(wiring.index_writer(home.settings)) as writer:
+    with closing(index.index_writer(home.settings)) as writer:
         assert retention.undo(due, change("restored"), writer) == Moved()
     (study,) = home.take_in(instances=1)
     due = removed(home, retention, study, until=PAST)
@@ -268,13 +268,13 @@ def test_a_crash_at_any_call_loses_nothing_and_the_next_run_completes(home: Tier
     for fuse in every_crash():
         (study,) = home.take_in(instances=2)
         if tier != "hot":
-            wiring.mover(home.settings, home.locations).move([home.step(study, "hot", tier)], change())
+            operations.mover(home.settings, home.locations).move([home.step(study, "hot", tier)], change())
         before = home.objects(study)
         doomed = Retention(
             home.stores,
             home.locations,
             Fused(home.removals, fuse, "take_out", "forget_rows", "quarantined", "in_use"),
-            Fused(wiring.landing(home.settings), fuse, "retire", "revive"),
+            Fused(tiers.landing(home.settings), fuse, "retire", "revive"),
             home.settings.scratch_directory,
             _nothing,
         )
@@ -282,7 +282,7 @@ def test_a_crash_at_any_call_loses_nothing_and_the_next_run_completes(home: Tier
             doomed.remove([home.step(study, tier, "")], change("removed"), LATER, named=as_planned, require_copy=False)
         assert all(home.is_intact(each) for each in home.objects(study))
 
-        retention = wiring.retention(home.settings, home.locations, home.removals)
+        retention = operations.retention(home.settings, home.locations, home.removals)
         retention.finish(change("removed"))
         if home.objects(study):
             retention.remove([home.step(study, tier, "")], change("removed"), LATER, named=as_planned, require_copy=False)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import tasks.verification
-from pacs_core import wiring
 from pacs_core.archive.verification import Damage
 from pacs_core.lifecycle.packaging import Form
 from pacs_core.model import UID, Copy, RemovedState
+from pacs_core.wiring import operations, tiers
 from tasks.verification import Verified, plan_shards, study_shard, verify_shard
 from tests.support.tiered import TieredHome, as_planned, change
 from tests.unit.lifecycle.conftest import catalogs, home
@@ -37,10 +37,10 @@ def removed(home: TieredHome, form: Form | None = None, *, tier: str = "hot", un
     """A study of three that retention has removed, archived on cold in that form."""
     (study,) = home.take_in()
     if tier != "hot":
-        wiring.mover(home.settings, home.locations).move([home.step(study, "hot", tier)], change())
+        operations.mover(home.settings, home.locations).move([home.step(study, "hot", tier)], change())
     if form is not None:
-        wiring.archiver(home.settings, home.locations).archive([home.step(study, tier, "cold")], change("archived"), form)
-    retention = wiring.retention(home.settings, home.locations, home.removals)
+        operations.archiver(home.settings, home.locations).archive([home.step(study, tier, "cold")], change("archived"), form)
+    retention = operations.retention(home.settings, home.locations, home.removals)
     retention.remove([home.step(study, tier, "")], change("removed"), until, named=as_planned, require_copy=False)
     retention.destroy(home.removals.all(RemovedState.QUARANTINED, studies=[study], due_at=datetime.now(UTC)), change("destroyed"))
     return study
@@ -76,7 +76,7 @@ def test_what_is_in_quarantine_is_verified(home: TieredHome, tier: str, damage: 
     assert is_planned(study)
     assert verified(study).report.checked == 3
     victim = home.removals.all(RemovedState.QUARANTINED, studies=[study])[0]
-    retired = wiring.landing(home.settings).retired(victim.sha256)
+    retired = tiers.landing(home.settings).retired(victim.sha256)
     damage(retired if tier == "hot" else Path(home.settings.tiers[tier].url) / victim.path)
     assert [problem.SOPInstanceUID for problem in verified(study).report.problems] == [victim.SOPInstanceUID]
 
@@ -92,10 +92,10 @@ def test_a_share_is_of_copies_too_and_leaves_quarantine_to_whole_runs(home: Tier
 
 def test_a_damaged_copy_of_a_removed_study_is_written_anew_from_another(home: TieredHome) -> None:
     (study,) = home.take_in(instances=1)
-    archiver = wiring.archiver(home.settings, home.locations)
+    archiver = operations.archiver(home.settings, home.locations)
     for target in ("warm", "cold"):
         archiver.archive([home.step(study, "hot", target)], change("archived"), Form.OBJECTS)
-    retention = wiring.retention(home.settings, home.locations, home.removals)
+    retention = operations.retention(home.settings, home.locations, home.removals)
     retention.remove([home.step(study, "hot", "")], change("removed"), LATER, named=as_planned, require_copy=False)
     flip(file_of(home, home.locations.copies([study])[0]))
     assert len(verified(study, repair=True).repaired) == 1
