@@ -6,15 +6,17 @@ from typing import Any
 
 from pydicom import Dataset
 
-from pacs_core.errors import InvalidAttributeValue, MissingAttribute, MissingAttributeValue
+from pacs_core.errors import InvalidAttributeValue
 from pacs_core.model import parse_uid
 from pacs_core.ports.commitment import Reference
 from pacs_core.ports.modality import Report
+from pacs_core.workflow.required import require
 
 PUSH_MODEL = "1.2.840.10008.1.20.1"
 INSTANCE = "1.2.840.10008.1.20.1.1"  # the well-known one (PS3.6 annex A)
 REQUEST = 1  # the action type
 ALL_COMMITTED, FAILURES_EXIST = 1, 2  # event types
+_REQUEST, _ANSWER = "a request for storage commitment", "an answer of storage commitment"
 
 
 class FailureReason(IntEnum):
@@ -30,9 +32,9 @@ class FailureReason(IntEnum):
 
 def request_of(ds: Dataset) -> tuple[str, Sequence[Reference]]:
     """TransactionUID and instances of an N-ACTION (table J.3-1). MissingAttribute, MissingAttributeValue, InvalidUID."""
-    _require(ds, "TransactionUID", "ReferencedSOPSequence")
+    require(ds, ("TransactionUID", "ReferencedSOPSequence"), of=_REQUEST)
     for item in ds.ReferencedSOPSequence:
-        _require(item, "ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
+        require(item, ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID"), of=_REQUEST)
     references = [Reference(str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID)) for item in ds.ReferencedSOPSequence]
     return parse_uid(str(ds.TransactionUID), name="TransactionUID"), references
 
@@ -64,24 +66,16 @@ def report_of(peer: str, transaction: str, references: Sequence[Reference], fail
 
 def answer_of(ds: Dataset, event_type: int) -> tuple[str, Mapping[str, int]]:
     """TransactionUID and failures of a peer's event report, by SOPInstanceUID."""
-    _require(ds, "TransactionUID")
+    require(ds, ("TransactionUID",), of=_ANSWER)
     if event_type not in (ALL_COMMITTED, FAILURES_EXIST):
         raise InvalidAttributeValue(f"event type {event_type} is none of storage commitment")
     if event_type == FAILURES_EXIST:
-        _require(ds, "FailedSOPSequence")
+        require(ds, ("FailedSOPSequence",), of=_ANSWER)
     failures = {
         str(item.ReferencedSOPInstanceUID): int(item.get("FailureReason") or FailureReason.PROCESSING_FAILURE)
         for item in ds.get("FailedSOPSequence") or ()
     }
     return str(ds.TransactionUID), failures
-
-
-def _require(ds: Dataset, *keywords: str) -> None:
-    for keyword in keywords:
-        if keyword not in ds:
-            raise MissingAttribute(f"storage commitment needs {keyword}")
-        if ds[keyword].is_empty:
-            raise MissingAttributeValue(f"storage commitment needs a value of {keyword}")
 
 
 def _item(reference: Reference) -> Dataset:

@@ -3,7 +3,7 @@
 Attributes of type 2 that a modality leaves out are not missed: many do, and the acquisition is no less real.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 
@@ -11,8 +11,9 @@ from pydicom import Dataset
 
 from pacs_core.dicom.json_model import to_json
 from pacs_core.dicom.values import parse_date, parse_time
-from pacs_core.errors import FinishedStep, InvalidAttributeValue, MissingAttribute, MissingAttributeValue
+from pacs_core.errors import FinishedStep, InvalidAttributeValue
 from pacs_core.ports.modality import PerformedSeries, PerformedStep, RequestedStep
+from pacs_core.workflow.required import check_unchanged, items_of, require, text_of
 
 STATUS = "PerformedProcedureStepStatus"
 
@@ -72,9 +73,9 @@ REQUIRED_OF_A_SERIES = ("ProtocolName", "SeriesInstanceUID")
 
 def check_creation(ds: Dataset) -> None:
     """Whether an N-CREATE may be performed. MissingAttribute, MissingAttributeValue, InvalidAttributeValue."""
-    _require(ds, REQUIRED)
+    require(ds, REQUIRED, of="a performed procedure step")
     for item in ds.ScheduledStepAttributesSequence:
-        _require(item, REQUIRED_OF_A_SCHEDULED_STEP, of="an item of ScheduledStepAttributesSequence")
+        require(item, REQUIRED_OF_A_SCHEDULED_STEP, of="an item of ScheduledStepAttributesSequence")
     if status_of(ds) is not StepStatus.IN_PROGRESS:
         raise InvalidAttributeValue(f"{STATUS} of a new step is IN PROGRESS")
 
@@ -87,8 +88,7 @@ def changed(current: Dataset, changes: Dataset) -> Dataset:
     before = status_of(current)
     if not TRANSITIONS[before]:
         raise FinishedStep("Performed Procedure Step Object may no longer be updated")
-    if refused := [keyword for keyword in FIXED if keyword in changes and changes.get(keyword) != current.get(keyword)]:
-        raise InvalidAttributeValue(f"{', '.join(refused)} cannot be changed")
+    check_unchanged(current, changes, FIXED)
     ds = Dataset()
     ds.update(current)
     ds.update(changes)
@@ -100,7 +100,7 @@ def changed(current: Dataset, changes: Dataset) -> Dataset:
 
 def status_of(ds: Dataset) -> StepStatus:
     """InvalidAttributeValue for one that the Standard does not have."""
-    text = _text(ds, STATUS)
+    text = text_of(ds, STATUS)
     try:
         return StepStatus(text)
     except ValueError as exc:
@@ -111,58 +111,40 @@ def step_of(ds: Dataset) -> PerformedStep:
     """As it is kept. InvalidAttributeValue for what cannot be."""
     return PerformedStep(
         state=status_of(ds),
-        PerformedProcedureStepID=_text(ds, "PerformedProcedureStepID"),
-        PerformedStationAETitle=_text(ds, "PerformedStationAETitle"),
-        Modality=_text(ds, "Modality"),
-        PatientID=_text(ds, "PatientID"),
+        PerformedProcedureStepID=text_of(ds, "PerformedProcedureStepID"),
+        PerformedStationAETitle=text_of(ds, "PerformedStationAETitle"),
+        Modality=text_of(ds, "Modality"),
+        PatientID=text_of(ds, "PatientID"),
         started_at=_instant(ds, "PerformedProcedureStepStart"),
         ended_at=_instant(ds, "PerformedProcedureStepEnd"),
         attributes=to_json(ds),
         requested=tuple(
-            RequestedStep(_text(item, "StudyInstanceUID"), _text(item, "ScheduledProcedureStepID"), _text(item, "AccessionNumber"))
-            for item in _items(ds, "ScheduledStepAttributesSequence")
+            RequestedStep(text_of(item, "StudyInstanceUID"), text_of(item, "ScheduledProcedureStepID"), text_of(item, "AccessionNumber"))
+            for item in items_of(ds, "ScheduledStepAttributesSequence")
         ),
-        series=tuple(_series(item) for item in _items(ds, "PerformedSeriesSequence") if _text(item, "SeriesInstanceUID")),
+        series=tuple(_series(item) for item in items_of(ds, "PerformedSeriesSequence") if text_of(item, "SeriesInstanceUID")),
     )
 
 
 def _check_end(ds: Dataset, status: StepStatus) -> None:
-    _require(ds, REQUIRED_AT_THE_END[status], of=f"a step that is {status}")
-    for item in _items(ds, "PerformedSeriesSequence"):
-        _require(item, REQUIRED_OF_A_SERIES, of="an item of PerformedSeriesSequence")
-
-
-def _require(ds: Dataset, keywords: Iterable[str], *, of: str = "a performed procedure step") -> None:
-    absent = [keyword for keyword in keywords if keyword not in ds]
-    if absent:
-        raise MissingAttribute(f"{of} needs {', '.join(absent)}")
-    empty = [keyword for keyword in keywords if ds[keyword].is_empty]
-    if empty:
-        raise MissingAttributeValue(f"{of} needs a value of {', '.join(empty)}")
+    require(ds, REQUIRED_AT_THE_END[status], of=f"a step that is {status}")
+    for item in items_of(ds, "PerformedSeriesSequence"):
+        require(item, REQUIRED_OF_A_SERIES, of="an item of PerformedSeriesSequence")
 
 
 def _series(item: Dataset) -> PerformedSeries:
     named = ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence")
     return PerformedSeries(
-        SeriesInstanceUID=_text(item, "SeriesInstanceUID"),
-        ProtocolName=_text(item, "ProtocolName"),
-        SeriesDescription=_text(item, "SeriesDescription"),
-        PerformingPhysicianName=_text(item, "PerformingPhysicianName"),
-        OperatorsName=_text(item, "OperatorsName"),
-        RetrieveAETitle=_text(item, "RetrieveAETitle"),
-        instances=sum(len(list(_items(item, keyword))) for keyword in named),
+        SeriesInstanceUID=text_of(item, "SeriesInstanceUID"),
+        ProtocolName=text_of(item, "ProtocolName"),
+        SeriesDescription=text_of(item, "SeriesDescription"),
+        PerformingPhysicianName=text_of(item, "PerformingPhysicianName"),
+        OperatorsName=text_of(item, "OperatorsName"),
+        RetrieveAETitle=text_of(item, "RetrieveAETitle"),
+        instances=sum(len(list(items_of(item, keyword))) for keyword in named),
     )
 
 
-def _items(ds: Dataset, keyword: str) -> Iterable[Dataset]:
-    return ds.get(keyword) or ()
-
-
-def _text(ds: Dataset, keyword: str) -> str:
-    value = ds.get(keyword)
-    return "" if value is None else str(value).strip()
-
-
 def _instant(ds: Dataset, prefix: str) -> datetime | None:
-    day, span = parse_date(_text(ds, prefix + "Date")), parse_time(_text(ds, prefix + "Time"))
+    day, span = parse_date(text_of(ds, prefix + "Date")), parse_time(text_of(ds, prefix + "Time"))
     return datetime.combine(day, span.first) if day and span else None

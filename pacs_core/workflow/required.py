@@ -1,0 +1,33 @@
+"""What a data set must have, and what a change of it must leave alone (attribute types of PS3.5 7.4). Pure."""
+
+from collections.abc import Iterable
+
+from pydicom import Dataset
+
+from pacs_core.errors import InvalidAttributeValue, MissingAttribute, MissingAttributeValue
+
+
+def require(ds: Dataset, keywords: Iterable[str], *, of: str) -> None:
+    """Attributes of type 1. MissingAttribute or MissingAttributeValue of whatever it is."""
+    wanted = tuple(keywords)
+    if absent := [keyword for keyword in wanted if keyword not in ds]:
+        raise MissingAttribute(f"{of} needs {', '.join(absent)}")
+    if empty := [keyword for keyword in wanted if ds[keyword].is_empty]:
+        raise MissingAttributeValue(f"{of} needs a value of {', '.join(empty)}")
+
+
+def check_unchanged(current: Dataset, changes: Dataset, keywords: Iterable[str]) -> None:
+    """They may be repeated, not changed. InvalidAttributeValue."""
+    if refused := [keyword for keyword in keywords if keyword in changes and changes.get(keyword) != current.get(keyword)]:
+        raise InvalidAttributeValue(f"{', '.join(refused)} cannot be changed")
+
+
+def text_of(ds: Dataset, keyword: str) -> str:
+    """The value as text; "" where there is none."""
+    value = ds.get(keyword)
+    return "" if value is None else str(value).strip()
+
+
+def items_of(ds: Dataset, keyword: str) -> Iterable[Dataset]:
+    """The items of a sequence, none where it is absent."""
+    return ds.get(keyword) or ()
