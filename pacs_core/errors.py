@@ -15,7 +15,20 @@
     │   ├── MissingAttributeValue   it is there, and empty
     │   ├── InvalidAttributeValue   an attribute has a value that the Standard or the archive does not allow there
     │   ├── UnknownAction           an action or event type that the SOP class does not have
-    │   └── FinishedStep            a performed procedure step that has ended cannot be changed
+    │   ├── FinishedStep            a performed procedure step that has ended cannot be changed
+    │   └── UnifiedStepError        what is asked of a unified procedure step does not suit it as it is
+    │       ├── NoUnifiedStep       there is none of that UID
+    │       ├── FinalUnifiedStep    it is over and cannot be changed
+    │       ├── WrongTransaction    it is locked with another Transaction UID, or none was given
+    │       ├── UnifiedStepTaken    it is in progress already
+    │       ├── ReturnToScheduled   a step becomes SCHEDULED by its creation only
+    │       ├── FinalStateUnmet     it lacks what the Standard demands of a step that is over
+    │       ├── UnknownReceiver     the AE title that is to receive reports is no peer
+    │       ├── NotCreatedScheduled a new step is SCHEDULED
+    │       ├── NotYetInProgress    it is to be taken first
+    │       ├── CompletedUnifiedStep  it is completed and cannot be canceled
+    │       ├── PerformerUnreachable  nobody would learn that it is to be canceled
+    │       └── UnsuitedAction      an action that this instance does not have
     ├── UnavailableError            ours is at fault for now; the same may succeed later
     │   ├── StorageFull             no space left on a tier
     │   ├── StorageUnavailable      a tier cannot be read or written
@@ -144,6 +157,85 @@ class FinishedStep(RequestError):
     dimse_status = 0x0110
     error_id = 0xA710
     http_status = 409
+
+
+class UnifiedStepError(RequestError):
+    """A unified procedure step is not in a state for what is asked of it (PS3.4 CC.2)."""
+
+    http_status = 409
+
+
+class NoUnifiedStep(UnifiedStepError):
+    """No unified procedure step has that SOP Instance UID. C307: does not exist."""
+
+    normalized_status = 0xC307
+    http_status = 404
+
+
+class FinalUnifiedStep(UnifiedStepError):
+    """A unified procedure step that is COMPLETED or CANCELED. C300: may no longer be updated."""
+
+    normalized_status = 0xC300
+
+
+class WrongTransaction(UnifiedStepError):
+    """A change of a unified procedure step without the Transaction UID that locks it. C301: not the correct Transaction UID."""
+
+    normalized_status = 0xC301
+
+
+class UnifiedStepTaken(UnifiedStepError):
+    """A unified procedure step that is to be taken, and has been. C302: already IN PROGRESS."""
+
+    normalized_status = 0xC302
+
+
+class ReturnToScheduled(UnifiedStepError):
+    """A unified procedure step that is to become SCHEDULED again. C303: only by N-CREATE."""
+
+    normalized_status = 0xC303
+
+
+class FinalStateUnmet(UnifiedStepError):
+    """A unified procedure step without what it needs at its end. C304: final state requirements are not met."""
+
+    normalized_status = 0xC304
+
+
+class UnknownReceiver(UnifiedStepError):
+    """Event reports for an AE title that is no peer. C308: Receiving AE unknown."""
+
+    normalized_status = 0xC308
+
+
+class NotCreatedScheduled(UnifiedStepError):
+    """A new unified procedure step in another state than SCHEDULED. C309: not SCHEDULED."""
+
+    normalized_status = 0xC309
+
+
+class NotYetInProgress(UnifiedStepError):
+    """A change of a unified procedure step that only its performer may make, before there is one. C310: not IN PROGRESS."""
+
+    normalized_status = 0xC310
+
+
+class CompletedUnifiedStep(UnifiedStepError):
+    """A request to cancel a unified procedure step that is over. C311: already COMPLETED."""
+
+    normalized_status = 0xC311
+
+
+class PerformerUnreachable(UnifiedStepError):
+    """A request to cancel a unified procedure step whose events nobody is subscribed to. C312: the performer cannot be contacted."""
+
+    normalized_status = 0xC312
+
+
+class UnsuitedAction(UnifiedStepError):
+    """An action on a unified procedure step, or on a well-known instance, that the other kind has. C314: not appropriate."""
+
+    normalized_status = 0xC314
 
 
 class UnavailableError(PacsError):

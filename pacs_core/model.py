@@ -294,6 +294,7 @@ class Permission(StrEnum):
     RECEIVE = "receive"  # be the destination of a C-MOVE
     WORKLIST = "worklist"
     MPPS = "mpps"
+    UPS = "ups"
     COMMITMENT = "commitment"
 
 
