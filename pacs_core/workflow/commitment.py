@@ -10,7 +10,7 @@ from pacs_core.errors import InvalidAttributeValue
 from pacs_core.model import parse_uid
 from pacs_core.ports.commitment import Reference
 from pacs_core.ports.modality import Report
-from pacs_core.workflow.required import require
+from pacs_core.workflow.attributes import require
 
 PUSH_MODEL = "1.2.840.10008.1.20.1"
 INSTANCE = "1.2.840.10008.1.20.1.1"  # the well-known one (PS3.6 annex A)

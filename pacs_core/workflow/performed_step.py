@@ -13,7 +13,7 @@ from pacs_core.dicom.json_model import to_json
 from pacs_core.dicom.values import parse_date, parse_time
 from pacs_core.errors import FinishedStep, InvalidAttributeValue
 from pacs_core.ports.modality import PerformedSeries, PerformedStep, RequestedStep
-from pacs_core.workflow.required import check_unchanged, items_of, require, text_of
+from pacs_core.workflow.attributes import check_unchanged, items_of, require, text_of
 
 STATUS = "PerformedProcedureStepStatus"
 

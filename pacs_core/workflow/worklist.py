@@ -127,7 +127,12 @@ def criteria_of(keys: Header) -> tuple[Criterion, ...]:
 def exact_keys(keys: Header) -> Mapping[str, str]:
     """The keys of an identifier that ask for exactly one value, of those by which a store finds items without reading all."""
     asked = {**{k: v for k, v in keys.items() if k != STEPS}, **step_of(keys)}
-    chosen = ((keyword, asked.get(keyword, "")) for keyword in ("PatientID", "AccessionNumber", "StudyInstanceUID"))
+    return exact_values(asked, ("PatientID", "AccessionNumber", "StudyInstanceUID"))
+
+
+def exact_values(keys: Header, keywords: Sequence[str]) -> dict[str, str]:
+    """Of these keys, those that ask for exactly one value."""
+    chosen = ((keyword, keys.get(keyword, "")) for keyword in keywords)
     return {keyword: value for keyword, value in chosen if isinstance(value, str) and value and not re.search(r"[*?\\]", value)}
 
 

@@ -1,4 +1,4 @@
-"""What a data set must have, and what a change of it must leave alone (attribute types of PS3.5 7.4). Pure."""
+"""Attributes of data sets: what they must have (the types of PS3.5 7.4), what a change must leave alone, what there is. Pure."""
 
 from collections.abc import Iterable
 
@@ -31,3 +31,12 @@ def text_of(ds: Dataset, keyword: str) -> str:
 def items_of(ds: Dataset, keyword: str) -> Iterable[Dataset]:
     """The items of a sequence, none where it is absent."""
     return ds.get(keyword) or ()
+
+
+def picked(ds: Dataset, keywords: Iterable[str]) -> Dataset:
+    """Those of the attributes that have a value."""
+    chosen = Dataset()
+    for keyword in keywords:
+        if keyword in ds and not ds[keyword].is_empty:
+            chosen.add(ds[keyword])
+    return chosen
