@@ -11,7 +11,7 @@ _CLAIM = """
     UPDATE pacs.event_report SET attempts = attempts + 1, next_attempt_at = now() + :lease WHERE number IN (
         SELECT number FROM pacs.event_report WHERE state = 'due'
         AND CASE WHEN CAST(:number AS bigint) IS NULL THEN next_attempt_at <= now() ELSE number = :number END
-        ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+        ORDER BY next_attempt_at, number LIMIT :limit FOR UPDATE SKIP LOCKED)
     RETURNING number, peer, "SOPClassUID", context_class, "SOPInstanceUID", event_type, attributes, attempts, now() - created_at
 """
 

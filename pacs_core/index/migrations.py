@@ -403,6 +403,53 @@ _STEPS = (
     )
     """,
     "CREATE INDEX forward_pending ON pacs.forward (rule, next_attempt_at) WHERE state = 'pending'",
+    # A unified procedure step is an item of the worklist with a UID of its own. Several may be of one study, and of none.
+    """
+    ALTER TABLE pacs.worklist_item
+        ADD COLUMN "SOPInstanceUID" text UNIQUE,
+        ADD COLUMN "TransactionUID" text NOT NULL DEFAULT '',
+        ADD COLUMN "ProcedureStepLabel" text NOT NULL DEFAULT '',
+        ADD COLUMN "ScheduledProcedureStepPriority" text NOT NULL DEFAULT '',
+        ADD COLUMN attributes json,
+        DROP CONSTRAINT "worklist_item_StudyInstanceUID_ScheduledProcedureStepID_key",
+        ADD CHECK (("SOPInstanceUID" IS NULL) = (attributes IS NULL))
+    """,
+    """
+    CREATE UNIQUE INDEX worklist_item_step ON pacs.worklist_item ("StudyInstanceUID", "ScheduledProcedureStepID")
+        WHERE "SOPInstanceUID" IS NULL
+    """,
+    'CREATE INDEX worklist_item_unified ON pacs.worklist_item (state) WHERE "SOPInstanceUID" IS NOT NULL',
+    """
+    CREATE TABLE pacs.unified_step_event (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        "SOPInstanceUID" text NOT NULL REFERENCES pacs.worklist_item ("SOPInstanceUID") ON DELETE CASCADE,
+        happened_at timestamptz NOT NULL DEFAULT now(),
+        operation text NOT NULL,
+        calling_ae text NOT NULL,
+        from_state text,
+        to_state text NOT NULL
+    )
+    """,
+    'CREATE INDEX unified_step_event_step ON pacs.unified_step_event ("SOPInstanceUID")',
+    # Who is told of a unified procedure step; with a lock it is kept until it is unlocked.
+    """
+    CREATE TABLE pacs.unified_step_subscription (
+        "SOPInstanceUID" text NOT NULL REFERENCES pacs.worklist_item ("SOPInstanceUID") ON DELETE CASCADE,
+        ae_title text NOT NULL,
+        deletion_lock boolean NOT NULL,
+        subscribed_at timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY ("SOPInstanceUID", ae_title)
+    )
+    """,
+    # Who is subscribed to each new one, of those that have what the keys demand.
+    """
+    CREATE TABLE pacs.unified_step_watcher (
+        ae_title text PRIMARY KEY,
+        deletion_lock boolean NOT NULL,
+        keys json NOT NULL,
+        subscribed_at timestamptz NOT NULL DEFAULT now()
+    )
+    """,
 )
 
 

@@ -23,12 +23,12 @@ _REQUEST = f"""
     WHERE "PatientID" <> ''
     ON CONFLICT ("PatientID", "IssuerOfPatientID", day) DO NOTHING RETURNING 1
 """  # noqa: S608 constants
-# Of each patient and day the first step.
+# Of each patient and day the first step. Who is only thought about (a unified procedure step) is not expected.
 _SCHEDULED = """
     SELECT DISTINCT ON (1, 2, 3) "PatientID", coalesce(header->>'IssuerOfPatientID', ''), CAST(scheduled_at AS date),
         coalesce("Modality", ''), coalesce(header->>'BodyPartExamined', '')
     FROM pacs.worklist_item
-    WHERE scheduled_at >= :since AND scheduled_at < :until AND state = 'SCHEDULED'
+    WHERE "SOPInstanceUID" IS NULL AND scheduled_at >= :since AND scheduled_at < :until AND state = 'SCHEDULED'
     ORDER BY 1, 2, 3, scheduled_at
 """
 _WANTED = """

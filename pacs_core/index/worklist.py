@@ -1,4 +1,8 @@
-"""The worklist, in PostgreSQL."""
+"""The worklist, in PostgreSQL.
+
+Of its items, those with a SOPInstanceUID are unified procedure steps (index.unified_steps): listed here, and removed when they are over,
+but neither offered to modalities nor changed by what modalities and orders say.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,11 +27,18 @@ ATTRIBUTES = (
 )
 _COLUMNS = ", ".join(f'"{keyword}"' for keyword in ATTRIBUTES)
 
+# A unified procedure step stays until it is over, has been for a while, and nobody holds a lock on it (PS3.4 CC.2.1.3).
+_EXPIRED = """
+    ("SOPInstanceUID" IS NULL AND scheduled_at < :before OR "SOPInstanceUID" IS NOT NULL AND updated_at < :before
+        AND state IN ('COMPLETED', 'CANCELLED') AND NOT EXISTS (
+            SELECT 1 FROM pacs.unified_step_subscription s WHERE s."SOPInstanceUID" = worklist_item."SOPInstanceUID" AND deletion_lock))
+"""
+
 # What is ordered anew after it was cancelled is scheduled again; what a modality has begun stays begun.
 _PUT = f"""
     INSERT INTO pacs.worklist_item AS w ({_COLUMNS}, scheduled_at, header, source)
     VALUES ({", ".join(f":{keyword}" for keyword in ATTRIBUTES)}, :scheduled_at, :header, :source)
-    ON CONFLICT ("StudyInstanceUID", "ScheduledProcedureStepID") DO UPDATE SET
+    ON CONFLICT ("StudyInstanceUID", "ScheduledProcedureStepID") WHERE "SOPInstanceUID" IS NULL DO UPDATE SET
         {", ".join(f'"{keyword}" = excluded."{keyword}"' for keyword in ATTRIBUTES)},
         scheduled_at = excluded.scheduled_at, header = excluded.header, source = excluded.source, updated_at = now(),
         state = CASE w.state WHEN 'CANCELLED' THEN 'SCHEDULED' ELSE w.state END
@@ -70,6 +81,7 @@ class Worklist:
         with self._database.transaction() as session:
             rows = session.run(
                 f"SELECT header FROM pacs.worklist_item WHERE state = ANY(CAST(:states AS text[])){conditions}"  # noqa: S608 names of columns
+                ' AND "SOPInstanceUID" IS NULL'
                 " AND scheduled_at >= coalesce(CAST(:first AS timestamp), '-infinity')"
                 " AND scheduled_at <= coalesce(CAST(:last AS timestamp), 'infinity')"
                 " ORDER BY scheduled_at, number",
@@ -85,23 +97,27 @@ class Worklist:
         return self._entries(":everything OR state IN ('SCHEDULED', 'IN PROGRESS')", everything=everything)
 
     def remove(self, accession_or_study: str) -> int:
-        """Forget the items of an accession number or a study; how many."""
+        """Forget the items of an accession number or a study, but no unified procedure steps; how many."""
         with self._database.transaction() as session:
             rows = session.run(
-                'DELETE FROM pacs.worklist_item WHERE "AccessionNumber" = :key OR "StudyInstanceUID" = :key RETURNING 1',
+                'DELETE FROM pacs.worklist_item WHERE ("AccessionNumber" = :key OR "StudyInstanceUID" = :key)'
+                ' AND "SOPInstanceUID" IS NULL RETURNING 1',
                 key=accession_or_study,
             )
         return len(rows)
 
     def expired(self, before: datetime) -> Sequence[Entry]:
-        """The items that were to begin before an instant of local time, in whatever state."""
-        return self._entries("scheduled_at < :before", before=before)
+        """The items that were to begin before an instant of local time, in whatever state; unified procedure steps that were over by then.
+
+        These stay while somebody holds a deletion lock on them.
+        """
+        return self._entries(_EXPIRED, before=before)
 
     def forget(self, before: datetime) -> int:
         """Remove the expired ones, and the record of queries that are as old; how many items."""
         with self._database.transaction() as session:
             session.run("DELETE FROM pacs.worklist_query WHERE asked_at < :before", before=before)
-            return len(session.run("DELETE FROM pacs.worklist_item WHERE scheduled_at < :before RETURNING 1", before=before))
+            return len(session.run(f"DELETE FROM pacs.worklist_item WHERE {_EXPIRED} RETURNING 1", before=before))  # noqa: S608 constants
 
     def record(self, queries: Sequence[WorklistQuery]) -> None:
         """Write queries down."""
@@ -124,7 +140,7 @@ def follow(session: Session, study: str, step_id: str, state: str) -> int:
     """A scheduled procedure step has come so far, in the transaction of what says so; how many items that concerned."""
     rows = session.run(
         "UPDATE pacs.worklist_item SET state = :state, updated_at = now()"
-        ' WHERE "StudyInstanceUID" = :study AND "ScheduledProcedureStepID" = :step_id RETURNING 1',
+        ' WHERE "StudyInstanceUID" = :study AND "ScheduledProcedureStepID" = :step_id AND "SOPInstanceUID" IS NULL RETURNING 1',
         study=study,
         step_id=step_id,
         state=state,
@@ -137,7 +153,7 @@ def _cancel(session: Session, cancelled: Cancelled) -> int:
     rows = session.run(
         "UPDATE pacs.worklist_item SET updated_at = now(), state = CASE state WHEN 'SCHEDULED' THEN 'CANCELLED' ELSE state END"
         ' WHERE CASE WHEN :study = \'\' THEN "AccessionNumber" = :accession ELSE "StudyInstanceUID" = :study END'
-        " AND (:step_id = '' OR \"ScheduledProcedureStepID\" = :step_id) RETURNING 1",
+        ' AND (:step_id = \'\' OR "ScheduledProcedureStepID" = :step_id) AND "SOPInstanceUID" IS NULL RETURNING 1',
         study=cancelled.study,
         accession=cancelled.accession,
         step_id=cancelled.step_id,
