@@ -63,7 +63,7 @@ class Courier:
     def deliver_due(self) -> bool:
         """Try what is due now, a few at a time; whether there was anything."""
         claimed = self._reports.claim(limit=_AT_ONCE, lease=_LEASE)
-        by_line = sorted(claimed, key=_line)
+        by_line = sorted(claimed, key=lambda each: (*_line(each), each.number))  # what happened first is told first
         for (peer, context_class), group in groupby(by_line, key=_line):
             self._deliver(peer, context_class, list(group))
         return bool(claimed)

@@ -20,6 +20,7 @@ from pacs_core.dimse.services.performed_step import PerformedStepService
 from pacs_core.dimse.services.query import QueryService
 from pacs_core.dimse.services.retrieve import Retrieve
 from pacs_core.dimse.services.storage import Storage
+from pacs_core.dimse.services.unified_step import UnifiedStepService
 from pacs_core.dimse.services.verification import Verification
 from pacs_core.dimse.services.worklist import WorklistService
 from pacs_core.index.associations import Associations
@@ -29,6 +30,7 @@ from pacs_core.index.event_reports import EventReports
 from pacs_core.index.operational import Peers
 from pacs_core.index.performed_steps import PerformedSteps
 from pacs_core.index.postgres import Database
+from pacs_core.index.unified_steps import UnifiedSteps
 from pacs_core.index.worklist import Worklist
 from pacs_core.model import AssociationRecord, Header, PriorRequest
 from pacs_core.ports.modality import WorklistQuery
@@ -124,6 +126,7 @@ class _Serving:
             WorklistService(Worklist(self.database), states=_offered(settings), asked=self._note_query, expected=self._expect),
             PerformedStepService(PerformedSteps(self.database), notified=settings.mpps_notify, told=self.courier.hasten),
             CommitmentService(Commitments(self.database), CommitmentRequests(self.database), self.checker, self.courier, known),
+            UnifiedStepService(UnifiedSteps(self.database), known, worklist=settings.ae_title, told=self.courier.hasten),
         )
 
     def _expect(self, items: Sequence[Header]) -> None:
