@@ -18,12 +18,17 @@ from pacs_core.dimse.services.performed_step import MPPS_NOTIFICATION, Performed
 from pacs_core.dimse.services.query import QueryService, options_of
 from pacs_core.dimse.services.retrieve import Retrieve
 from pacs_core.dimse.services.storage import Storage
+from pacs_core.dimse.services.unified_step import ACTIONS, UnifiedStepService
 from pacs_core.dimse.services.verification import Verification
 from pacs_core.dimse.services.worklist import WorklistService
 from pacs_core.model import Level
 from pacs_core.settings import Settings
+from pacs_core.workflow import unified_step as unified
 from pacs_core.workflow.commitment import FailureReason
+from pacs_core.workflow.final_state import FINAL_STATE
 from pacs_core.workflow.performed_step import FIXED, REQUIRED, REQUIRED_AT_THE_END, REQUIRED_OF_A_SERIES, TRANSITIONS
+from pacs_core.workflow.subscriptions import Action
+from pacs_core.workflow.unified_step import Already, Key, Outcome, State
 
 INTRODUCTION = """\
 # DICOM Conformance Statement
@@ -38,6 +43,18 @@ What the archive accepts, offers and answers, in the terms of PS3.2. What depend
 One application entity, `ae_title` (default `PACS`), is SCP of all services below on one port, `dicom_port` (default 11112), and calls
 [peers](operating.md#peers) as SCU: storage for C-MOVE and `pacs store`, query and retrieve and verification for the command line, storage
 commitment, MPPS, and event reports of the services of which it is SCP.
+"""
+
+UNIFIED_STEPS = """\
+- The archive fills in SOPClassUID, SOPInstanceUID, ScheduledProcedureStepModificationDateTime, WorklistLabel (its AE title) where there is none,
+  and, when a step is canceled, ProcedureStepCancellationDateTime and ProcedureStepDiscontinuationReasonCodeSequence ("Discontinued for
+  unspecified reason") where its performer has not. It keeps steps in ISO_IR 192, whatever they came in. It coerces nothing else.
+- Attributes of type 2 that are left out are not missed. Every attribute of the Standard that a step has can be matched and returned, the
+  Transaction UID never.
+- To be subscribed an AE must be a peer (C308 otherwise); deletion locks are always granted, and never removed by the archive. A step that is over
+  stays until it has no lock and the flow `worklist-cleanup` finds it old; one that is not over stays.
+- Reports go to subscribers on associations of the archive's, in the order of what happened, again and again for `report_give_up_days`. SCP Status
+  Change is not reported. To request cancellation of a step in progress that nobody is subscribed to fails (C312).
 """
 
 CHARACTER_SETS = """\
@@ -67,6 +84,7 @@ def page() -> str:
         _statuses(),
         _steps(),
         _commitment(),
+        _unified_steps(),
         CHARACTER_SETS,
         SECURITY,
     ]
@@ -117,6 +135,7 @@ def _services() -> Mapping[str, Service]:
         "Modality Worklist": WorklistService(nothing, states=(), asked=nothing),
         "Modality Performed Procedure Step": PerformedStepService(nothing),
         "Storage Commitment": CommitmentService(nothing, nothing, nothing, nothing, nothing),
+        "Unified Procedure Step": UnifiedStepService(nothing, nothing, worklist="", told=nothing),
         "Storage": Storage(nothing, nothing, private=False),
     }
 
@@ -127,8 +146,9 @@ def _sop_classes() -> str:
     for name, service in _services().items():
         supported = sorted((uid for uid in known if service.supports(uid)), key=_numbers)
         rows += (f"| {name} | {_name(uid)} | {uid} | {_syntaxes(service.supports(uid))} |" for uid in supported)
-    rows.append(
-        f"| MPPS Notification (as SCP, on associations of ours) | {_name(MPPS_NOTIFICATION)} | {MPPS_NOTIFICATION} | uncompressed |"
+    rows += (
+        f"| {service} (as SCP, on associations of ours) | {_name(uid)} | {uid} | uncompressed |"
+        for service, uid in (("MPPS Notification", MPPS_NOTIFICATION), ("Unified Procedure Step", unified.EVENT))
     )
     return (
         "## SOP classes as SCP\n\nWith `accept_private_sop_classes`, storage also takes SOP classes that are not of the Standard.\n\n"
@@ -224,6 +244,40 @@ SCP, again and again for `report_give_up_days`; to a caller that is no peer, on 
 
 """
     return introduction + _table(("failure reason", ""), rows)
+
+
+def _unified_steps() -> str:
+    transitions = [
+        f"| {request} | {' | '.join(_cell(row[before]) for before in (None, *State))} |" for request, row in unified.TRANSITIONS.items()
+    ]
+    settings = [f"| {state} | {' | '.join(_cell(row[key]) for key in Key)} |" for state, row in unified.SETTING.items()]
+    final = [f"| {' / '.join(path)} | {', '.join(sorted(needed.value))} |" for path, needed in FINAL_STATE.items()]
+    return "\n".join(
+        [
+            "## Unified procedure steps\n",
+            _table(("SOP class", "actions"), [f"| {_name(uid)} | {_actions(of)} |" for uid, of in ACTIONS.items()]),
+            _table(("asked for", "of a step that is not there", *State), transitions),
+            _table(("may an N-SET change a step that is", *(f"its Transaction UID being {key.value}" for key in Key)), settings),
+            f"An N-CREATE needs ProcedureStepState, {', '.join(unified.REQUIRED)}; {', '.join(unified.EMPTY_AT_FIRST)} are empty in it.",
+            f"What an N-SET may not change (0106): {', '.join(unified.FIXED)}; what it may not empty (0121): {', '.join(unified.VALUED)}.\n",
+            _table(("needed at the end (C304)", "to become"), final),
+            UNIFIED_STEPS,
+        ]
+    )
+
+
+def _actions(actions: Iterable[Action]) -> str:
+    return ", ".join(f"{action:d} {action.name.replace('_', ' ').lower()}" for action in actions)
+
+
+def _cell(outcome: Outcome | None) -> str:
+    if isinstance(outcome, type):
+        return f"{outcome.normalized_status:04X}"
+    if outcome is None:
+        return "yes"
+    if isinstance(outcome, Already):
+        return f"{outcome:04X} (warning)"
+    return " then ".join(outcome) if outcome else "the performer is told"
 
 
 def _table(head: Sequence[str], rows: Iterable[str]) -> str:

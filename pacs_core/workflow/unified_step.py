@@ -103,9 +103,9 @@ _CHANGES: Mapping[State, tuple[Request, Request]] = {
 class Key(Enum):
     """The Transaction UID of an N-SET: none, that of the step, another. Of a step that nobody has taken, any is another."""
 
-    NONE = "none"
-    RIGHT = "right"
-    WRONG = "wrong"
+    NONE = "absent"
+    RIGHT = "that of the step"
+    WRONG = "another"
 
 
 # Who may change attributes in which state (CC.2.6.2, CC.2.6.3): None where it may be done.
