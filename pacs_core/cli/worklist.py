@@ -15,6 +15,7 @@ from pacs_core.workflow.worklist_files import Found, read_csv, read_json, read_w
 
 _READERS: Mapping[str, Callable[[bytes], Iterator[Found]]] = {".json": read_json, ".csv": read_csv, ".wl": read_wl}
 _AT_ONCE = 500
+_OF_A_UNIFIED_STEP = ("ProcedureStepLabel", "SOPInstanceUID")
 
 
 def add(home: Path | None, attributes: Header) -> None:
@@ -49,8 +50,18 @@ def import_paths(home: Path | None, paths: Sequence[Path]) -> None:
 def list_(home: Path | None, form: str, *, everything: bool) -> None:
     """What is still to be done, or all that is kept."""
     entries = index.worklist(load_settings(home)).entries(everything=everything)
-    columns = ("scheduled_at", *ATTRIBUTES, "state", "source")
-    output.print_rows(columns, ([e.scheduled_at, *(e.attributes[name] for name in ATTRIBUTES), e.state, e.source] for e in entries), form)
+    columns = ("scheduled_at", *ATTRIBUTES, *_OF_A_UNIFIED_STEP, "state", "source")
+    rows = (
+        [
+            e.scheduled_at,
+            *(e.attributes[name] for name in ATTRIBUTES),
+            *(e.header.get(name, "") for name in _OF_A_UNIFIED_STEP),
+            e.state,
+            e.source,
+        ]
+        for e in entries
+    )
+    output.print_rows(columns, rows, form)
 
 
 def remove(home: Path | None, accession_or_study: str) -> None:

@@ -117,6 +117,8 @@ class Worklist:
         """Remove the expired ones, and the record of queries that are as old; how many items."""
         with self._database.transaction() as session:
             session.run("DELETE FROM pacs.worklist_query WHERE asked_at < :before", before=before)
+            # Whoever is about to lock one does so first, and is seen below; nobody does in between.
+            session.run(f"SELECT 1 FROM pacs.worklist_item WHERE {_EXPIRED} ORDER BY number FOR UPDATE", before=before)  # noqa: S608 constants
             return len(session.run(f"DELETE FROM pacs.worklist_item WHERE {_EXPIRED} RETURNING 1", before=before))  # noqa: S608 constants
 
     def record(self, queries: Sequence[WorklistQuery]) -> None:
