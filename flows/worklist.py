@@ -16,6 +16,8 @@ from tasks.worklist import expired_items, forget_items
 def worklist_cleanup(keep_days: Annotated[int, Field(ge=0, le=3650)] = 7, dry_run: bool = False) -> State[Any]:
     """Remove worklist items some days after they were to begin, whatever has become of them, and the record of older queries.
 
+    Unified procedure steps are removed so many days after they were over, unless somebody holds a deletion lock on them.
+
     Args:
         keep_days: For how many days an item stays after the time for which its step was scheduled.
         dry_run: Only look: show what would be removed.

@@ -18,6 +18,7 @@ class ExpiredItem:
 
     StudyInstanceUID: str
     ScheduledProcedureStepID: str
+    SOPInstanceUID: str  # of a unified procedure step
     ScheduledStationAETitle: str
     Modality: str
     scheduled_at: str  # local date and time
@@ -26,7 +27,7 @@ class ExpiredItem:
 
 @task(**RETRIES)
 def expired_items(before: datetime) -> Sequence[ExpiredItem]:
-    """The items that were to begin before an instant of local time."""
+    """The items that were to begin before an instant of local time; unified procedure steps that were over by then and are not locked."""
     return [_item(entry) for entry in index.worklist(load_settings()).expired(before)]
 
 
@@ -40,6 +41,7 @@ def _item(entry: Entry) -> ExpiredItem:
     return ExpiredItem(
         StudyInstanceUID=entry.attributes["StudyInstanceUID"],
         ScheduledProcedureStepID=entry.attributes["ScheduledProcedureStepID"],
+        SOPInstanceUID=str(entry.header.get("SOPInstanceUID", "")),
         ScheduledStationAETitle=entry.attributes["ScheduledStationAETitle"],
         Modality=entry.attributes["Modality"],
         scheduled_at=f"{entry.scheduled_at:%Y-%m-%d %H:%M}",
