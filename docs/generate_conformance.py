@@ -23,12 +23,13 @@ from pacs_core.dimse.services.verification import Verification
 from pacs_core.dimse.services.worklist import WorklistService
 from pacs_core.model import Level
 from pacs_core.settings import Settings
+from pacs_core.workflow import unified_states
 from pacs_core.workflow import unified_step as unified
 from pacs_core.workflow.commitment import FailureReason
 from pacs_core.workflow.final_state import FINAL_STATE
 from pacs_core.workflow.performed_step import FIXED, REQUIRED, REQUIRED_AT_THE_END, REQUIRED_OF_A_SERIES, TRANSITIONS
 from pacs_core.workflow.subscriptions import Action
-from pacs_core.workflow.unified_step import Already, Key, Outcome, State
+from pacs_core.workflow.unified_states import SETTING, Already, Key, Outcome, State
 
 INTRODUCTION = """\
 # DICOM Conformance Statement
@@ -53,8 +54,8 @@ UNIFIED_STEPS = """\
   Transaction UID never.
 - To be subscribed an AE must be a peer (C308 otherwise); deletion locks are always granted, and never removed by the archive. A step that is over
   stays until it has no lock and the flow `worklist-cleanup` finds it old; one that is not over stays.
-- Reports go to subscribers on associations of the archive's, in the order of what happened, again and again for `report_give_up_days`. SCP Status
-  Change is not reported. To request cancellation of a step in progress that nobody is subscribed to fails (C312).
+- Reports go to subscribers on associations of the archive's, again and again for `report_give_up_days`; one that had to be repeated may come
+  after a later one. SCP Status Change is not reported. To request cancellation of a step in progress that nobody is subscribed to fails (C312).
 """
 
 CHARACTER_SETS = """\
@@ -248,9 +249,10 @@ SCP, again and again for `report_give_up_days`; to a caller that is no peer, on 
 
 def _unified_steps() -> str:
     transitions = [
-        f"| {request} | {' | '.join(_cell(row[before]) for before in (None, *State))} |" for request, row in unified.TRANSITIONS.items()
+        f"| {request} | {' | '.join(_cell(row[before]) for before in (None, *State))} |"
+        for request, row in unified_states.TRANSITIONS.items()
     ]
-    settings = [f"| {state} | {' | '.join(_cell(row[key]) for key in Key)} |" for state, row in unified.SETTING.items()]
+    settings = [f"| {state} | {' | '.join(_cell(row[key]) for key in Key)} |" for state, row in SETTING.items()]
     final = [f"| {' / '.join(path)} | {', '.join(sorted(needed.value))} |" for path, needed in FINAL_STATE.items()]
     return "\n".join(
         [

@@ -1,10 +1,14 @@
 """Attributes of data sets: what they must have (the types of PS3.5 7.4), what a change must leave alone, what there is. Pure."""
 
 from collections.abc import Iterable
+from enum import StrEnum
+from typing import TypeVar
 
 from pydicom import Dataset
 
 from pacs_core.errors import InvalidAttributeValue, MissingAttribute, MissingAttributeValue
+
+_Values = TypeVar("_Values", bound=StrEnum)
 
 
 def require(ds: Dataset, keywords: Iterable[str], *, of: str) -> None:
@@ -26,6 +30,15 @@ def text_of(ds: Dataset, keyword: str) -> str:
     """The value as text; "" where there is none."""
     value = ds.get(keyword)
     return "" if value is None else str(value).strip()
+
+
+def one_of(ds: Dataset, keyword: str, values: type[_Values]) -> _Values:
+    """The value, of those that there are. InvalidAttributeValue for another, or none."""
+    text = text_of(ds, keyword)
+    try:
+        return values(text)
+    except ValueError as exc:
+        raise InvalidAttributeValue(f"{keyword} {text[:20]!r} is none of {', '.join(values)}") from exc
 
 
 def items_of(ds: Dataset, keyword: str) -> Iterable[Dataset]:

@@ -13,7 +13,7 @@ from pacs_core.dicom.json_model import to_json
 from pacs_core.dicom.values import parse_date, parse_time
 from pacs_core.errors import FinishedStep, InvalidAttributeValue
 from pacs_core.ports.modality import PerformedSeries, PerformedStep, RequestedStep
-from pacs_core.workflow.attributes import check_unchanged, items_of, require, text_of
+from pacs_core.workflow.attributes import check_unchanged, items_of, one_of, require, text_of
 
 STATUS = "PerformedProcedureStepStatus"
 
@@ -100,11 +100,7 @@ def changed(current: Dataset, changes: Dataset) -> Dataset:
 
 def status_of(ds: Dataset) -> StepStatus:
     """InvalidAttributeValue for one that the Standard does not have."""
-    text = text_of(ds, STATUS)
-    try:
-        return StepStatus(text)
-    except ValueError as exc:
-        raise InvalidAttributeValue(f"{STATUS} {text[:20]!r} is none of {', '.join(StepStatus)}") from exc
+    return one_of(ds, STATUS, StepStatus)
 
 
 def step_of(ds: Dataset) -> PerformedStep:

@@ -10,7 +10,8 @@ from pacs_core.dicom.json_model import to_json
 from pacs_core.ports.modality import Report
 from pacs_core.workflow.attributes import items_of, picked
 from pacs_core.workflow.final_state import PROGRESS
-from pacs_core.workflow.unified_step import EVENT, OF_A_CANCELLATION, PUSH, Changed, State, Step
+from pacs_core.workflow.unified_states import State
+from pacs_core.workflow.unified_step import EVENT, OF_A_CANCELLATION, PUSH, Changed, Step
 
 STATION, PERFORMERS = "ScheduledStationNameCodeSequence", "ScheduledHumanPerformersSequence"
 _TOLD_OF_PROGRESS = ("ProcedureStepProgress", "ProcedureStepProgressDescription", "ProcedureStepCommunicationsURISequence")

@@ -9,7 +9,8 @@ from pacs_core.errors import InvalidAttributeValue
 from pacs_core.model import Header
 from pacs_core.ports.modality import Entry
 from pacs_core.ports.unified_step import Kept, UnifiedStep
-from pacs_core.workflow.unified_step import STATE, State, Step
+from pacs_core.workflow.unified_states import State
+from pacs_core.workflow.unified_step import STATE, Step
 from pacs_core.workflow.worklist import StepState, exact_values
 
 SOURCE = "ups"

@@ -1,4 +1,4 @@
-"""Unified procedure steps: what a new one needs, which states follow which, who may change what (PS3.4 annex CC). Pure.
+"""Unified procedure steps: what a new one needs, what may be changed of it, and what comes of its states (PS3.4 annex CC). Pure.
 
 Attributes of type 2 that are left out are not missed, as with performed procedure steps.
 """
@@ -7,114 +7,17 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import Enum, IntEnum, StrEnum
 
 from pydicom import Dataset
 
-from pacs_core.errors import (
-    CompletedUnifiedStep,
-    DuplicateInstance,
-    FinalUnifiedStep,
-    InvalidAttributeValue,
-    NotCreatedScheduled,
-    NotYetInProgress,
-    NoUnifiedStep,
-    PacsError,
-    ReturnToScheduled,
-    UnifiedStepTaken,
-    WrongTransaction,
-)
-from pacs_core.workflow.attributes import check_unchanged, items_of, picked, require, text_of
+from pacs_core.errors import InvalidAttributeValue, NotCreatedScheduled
+from pacs_core.workflow.attributes import check_unchanged, items_of, one_of, picked, require, text_of
 from pacs_core.workflow.final_state import PERFORMED, PROGRESS, check_final
+from pacs_core.workflow.unified_states import CHANGES, SETTING, TRANSITIONS, Already, Key, Passed, Request, State
 
 PUSH, WATCH, PULL, EVENT, QUERY = (f"1.2.840.10008.5.1.4.34.6.{number}" for number in range(1, 6))
 
 STATE, TRANSACTION = "ProcedureStepState", "TransactionUID"
-
-
-class State(StrEnum):
-    """PS3.4 table CC.1.1-1."""
-
-    SCHEDULED = "SCHEDULED"
-    IN_PROGRESS = "IN PROGRESS"
-    COMPLETED = "COMPLETED"
-    CANCELED = "CANCELED"
-
-
-class Request(StrEnum):
-    """The rows of table CC.1.1-2: what is asked for."""
-
-    CREATE = "creation"
-    TAKE = "to IN PROGRESS"
-    TAKE_UNKEYED = "to IN PROGRESS without the Transaction UID"
-    SCHEDULE = "to SCHEDULED"
-    COMPLETE = "to COMPLETED"
-    COMPLETE_UNKEYED = "to COMPLETED without the Transaction UID"
-    REQUEST_CANCEL = "request to cancel"
-    CANCEL = "to CANCELED"
-    CANCEL_UNKEYED = "to CANCELED without the Transaction UID"
-
-
-class Already(IntEnum):
-    """Warnings: it is in the state that is asked for."""
-
-    CANCELED = 0xB304
-    COMPLETED = 0xB306
-
-
-# What comes of a request: the states that the step passes through, each of which is reported (none: the performer is told what is
-# wanted of it), a warning, or an error.
-Passed = tuple[State, ...]
-Outcome = Passed | Already | type[PacsError]
-
-_COLUMNS: tuple[State | None, ...] = (None, *State)
-
-
-def _row(*outcomes: Outcome) -> Mapping[State | None, Outcome]:
-    return dict(zip(_COLUMNS, outcomes, strict=True))
-
-
-def _unkeyed() -> Mapping[State | None, Outcome]:
-    return _row(NoUnifiedStep, *[WrongTransaction] * len(State))
-
-
-# Table CC.1.1-2; the column None is a step that does not exist.
-TRANSITIONS: Mapping[Request, Mapping[State | None, Outcome]] = {
-    Request.CREATE: _row((State.SCHEDULED,), *[DuplicateInstance] * len(State)),
-    Request.TAKE: _row(NoUnifiedStep, (State.IN_PROGRESS,), UnifiedStepTaken, FinalUnifiedStep, FinalUnifiedStep),
-    Request.TAKE_UNKEYED: _unkeyed(),
-    Request.SCHEDULE: _row(NoUnifiedStep, *[ReturnToScheduled] * len(State)),
-    Request.COMPLETE: _row(NoUnifiedStep, NotYetInProgress, (State.COMPLETED,), Already.COMPLETED, FinalUnifiedStep),
-    Request.COMPLETE_UNKEYED: _unkeyed(),
-    Request.REQUEST_CANCEL: _row(NoUnifiedStep, (State.IN_PROGRESS, State.CANCELED), (), CompletedUnifiedStep, Already.CANCELED),
-    Request.CANCEL: _row(NoUnifiedStep, NotYetInProgress, (State.CANCELED,), FinalUnifiedStep, Already.CANCELED),
-    Request.CANCEL_UNKEYED: _unkeyed(),
-}
-
-# The change of state that is asked for, with the Transaction UID of the step and without it.
-_CHANGES: Mapping[State, tuple[Request, Request]] = {
-    State.SCHEDULED: (Request.SCHEDULE, Request.SCHEDULE),
-    State.IN_PROGRESS: (Request.TAKE, Request.TAKE_UNKEYED),
-    State.COMPLETED: (Request.COMPLETE, Request.COMPLETE_UNKEYED),
-    State.CANCELED: (Request.CANCEL, Request.CANCEL_UNKEYED),
-}
-
-
-class Key(Enum):
-    """The Transaction UID of an N-SET: none, that of the step, another. Of a step that nobody has taken, any is another."""
-
-    NONE = "absent"
-    RIGHT = "that of the step"
-    WRONG = "another"
-
-
-# Who may change attributes in which state (CC.2.6.2, CC.2.6.3): None where it may be done.
-SETTING: Mapping[State, Mapping[Key, type[PacsError] | None]] = {
-    State.SCHEDULED: {Key.NONE: None, Key.RIGHT: NotYetInProgress, Key.WRONG: NotYetInProgress},
-    State.IN_PROGRESS: {Key.NONE: WrongTransaction, Key.RIGHT: None, Key.WRONG: WrongTransaction},
-    State.COMPLETED: dict.fromkeys(Key, FinalUnifiedStep),
-    State.CANCELED: dict.fromkeys(Key, FinalUnifiedStep),
-}
 
 # Table CC.2.5-3: type 1 of an N-CREATE, beside the state;
 REQUIRED = ("ScheduledProcedureStepPriority", "ProcedureStepLabel", "ScheduledProcedureStepStartDateTime", "InputReadinessState")
@@ -169,7 +72,7 @@ class Step:
     @property
     def state(self) -> State:
         """How far it has come."""
-        return _state(self.ds)
+        return one_of(self.ds, STATE, State)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +124,8 @@ def updated(step: Step, changes: Dataset, now: datetime) -> Step:
 def state_changed(step: Step, information: Dataset, now: datetime) -> Changed:
     """A step after an N-ACTION to change its state. Raises what `TRANSITIONS` says; FinalStateUnmet."""
     require(information, (STATE,), of="a change of state")
-    target, given = _state(information), text_of(information, TRANSACTION)
-    keyed, unkeyed = _CHANGES[target]
+    target, given = one_of(information, STATE, State), text_of(information, TRANSACTION)
+    keyed, unkeyed = CHANGES[target]
     outcome = _outcome(keyed if given and step.transaction in ("", given) else unkeyed, step.state)
     if isinstance(outcome, Already):
         return Changed(step, warning=outcome)
@@ -300,14 +203,6 @@ def _modified(ds: Dataset, now: datetime) -> Dataset:
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.ScheduledProcedureStepModificationDateTime = _instant(now)
     return ds
-
-
-def _state(ds: Dataset) -> State:
-    text = text_of(ds, STATE)
-    try:
-        return State(text)
-    except ValueError as exc:
-        raise InvalidAttributeValue(f"{STATE} {text[:20]!r} is none of {', '.join(State)}") from exc
 
 
 def _instant(now: datetime) -> str:

@@ -6,7 +6,8 @@ from pydicom import Dataset
 
 from pacs_core.dicom.json_model import from_json
 from pacs_core.workflow.unified_events import EventType, News, of_change, of_creation, of_request, of_update, reports
-from pacs_core.workflow.unified_step import EVENT, PUSH, State, Step, cancel_requested, created, state_changed, updated
+from pacs_core.workflow.unified_states import State
+from pacs_core.workflow.unified_step import EVENT, PUSH, Step, cancel_requested, created, state_changed, updated
 from tests.support.unified_steps import action, code, progress, pushed
 
 NOW = datetime(2026, 12, 1, 9, 30)  # noqa: DTZ001 local

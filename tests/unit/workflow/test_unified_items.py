@@ -8,7 +8,8 @@ from pydicom import Dataset
 from pacs_core.errors import InvalidAttributeValue
 from pacs_core.ports.unified_step import Kept
 from pacs_core.workflow.unified_items import exact_keys, kept, step_of
-from pacs_core.workflow.unified_step import State, Step, cancel_requested, created
+from pacs_core.workflow.unified_states import State
+from pacs_core.workflow.unified_step import Step, cancel_requested, created
 from tests.support.unified_steps import pushed
 
 NOW = datetime(2026, 12, 1, 9, 30)  # noqa: DTZ001 local

@@ -10,17 +10,14 @@ from pydicom.datadict import dictionary_VR
 
 from pacs_core.errors import FinalStateUnmet, InvalidAttributeValue, MissingAttribute, MissingAttributeValue, NotCreatedScheduled, PacsError
 from pacs_core.workflow.final_state import FINAL_STATE, PERFORMED, PROGRESS, Needed, check_final
+from pacs_core.workflow.unified_states import TRANSITIONS, Already, Request, State
 from pacs_core.workflow.unified_step import (
     EMPTY_AT_FIRST,
     FIXED,
     PUSH,
     REQUIRED,
-    TRANSITIONS,
     VALUED,
-    Already,
     Changed,
-    Request,
-    State,
     Step,
     cancel_requested,
     created,
