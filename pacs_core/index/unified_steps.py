@@ -6,6 +6,7 @@ that are owed.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pacs_core.errors import DuplicateInstance, NoUnifiedStep
 from pacs_core.index import event_reports
@@ -20,6 +21,14 @@ _ATTRIBUTES = (*ATTRIBUTES, "ProcedureStepLabel", "ScheduledProcedureStepPriorit
 _FIELDS = (*_ATTRIBUTES, "TransactionUID", "attributes", "scheduled_at", "header", "source", "state")
 _COLUMNS = ", ".join(f'"{name}"' for name in _FIELDS)
 _VALUES = ", ".join(f":{name}" for name in _FIELDS)
+_TO_BE_TOLD = """
+    SELECT ae_title FROM (
+        SELECT ae_title FROM pacs.unified_step_subscription UNION SELECT ae_title FROM pacs.unified_step_watcher) subscribed
+    WHERE NOT EXISTS (
+        SELECT 1 FROM pacs.event_report WHERE peer = ae_title AND "SOPInstanceUID" = :uid AND event_type = :event_type
+        AND (state = 'due' OR created_at > now() - INTERVAL '1 minute'))
+    ORDER BY ae_title
+"""
 
 
 class UnifiedSteps:
@@ -83,6 +92,13 @@ class UnifiedSteps:
             )
             for uid, transaction, attributes, lock in rows:
                 _decide(session, uid, receiver, Kept(transaction, attributes), _subscription(lock), decide)
+
+    def announce(self, report: Report) -> None:
+        """See ports.unified_step.UnifiedSteps."""
+        with self._database.transaction() as session:
+            session.run("LOCK TABLE pacs.unified_step_watcher IN SHARE ROW EXCLUSIVE MODE")  # one process after the other
+            rows = session.run(_TO_BE_TOLD, uid=report.sop_instance, event_type=report.event_type)
+            _owe(session, [replace(report, peer=ae_title) for (ae_title,) in rows])
 
     def get(self, uid: str) -> Kept:
         """See ports.unified_step.UnifiedSteps."""

@@ -75,6 +75,12 @@ class UnifiedSteps(Protocol):
     def subscribe_to_all(self, receiver: str, watcher: Watcher | None, decide: Decide) -> None:
         """Change an AE's subscription to new steps (None: it has none now) and to each that is there."""
 
+    def announce(self, report: Report) -> None:
+        """Owe a report, whose peer is yet to be named, to every AE that is subscribed to anything.
+
+        Not to one that is owed it already, or was a moment ago: several processes that announce the same at once are as one.
+        """
+
     def get(self, uid: str) -> Kept:
         """A step. NoUnifiedStep."""
 

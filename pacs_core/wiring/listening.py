@@ -42,6 +42,8 @@ from pacs_core.telemetry.timing import Timings
 from pacs_core.wiring import exchange, index, intake, orders, tiers
 from pacs_core.workflow.committing import CommitmentChecker
 from pacs_core.workflow.retries import Retries
+from pacs_core.workflow.subscriptions import GLOBAL
+from pacs_core.workflow.unified_events import of_restart, reports
 from pacs_core.workflow.worklist import StepState, item_of
 
 _SETTLING_PATIENCE = 60.0
@@ -61,9 +63,17 @@ def listener(settings: Settings) -> Iterator[Listener]:
         orders.prior_requests(settings, database) as expected,
         _courier(settings, database) as courier,
         _checker(settings, database, to, courier) as checker,
+        closing(Behind[datetime](lambda starts: _announce_restart(database, starts[0]), name="restart")) as restarted,
     ):
+        restarted.note(datetime.now(UTC))
         services = _Serving(settings, to, pool, reading, database, asked, expected, courier, checker, Timings())
         yield _listener(settings, services, associations)
+
+
+def _announce_restart(database: Database, started_at: datetime) -> None:
+    """To those who were subscribed to unified procedure steps by then (PS3.4 CC.2.4.3)."""
+    (report,) = reports(GLOBAL, [of_restart()], [""])
+    UnifiedSteps(database).announce(report, started_at)
 
 
 @contextmanager

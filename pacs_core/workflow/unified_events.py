@@ -24,6 +24,7 @@ class EventType(IntEnum):
     STATE_REPORT = 1
     CANCEL_REQUESTED = 2
     PROGRESS_REPORT = 3
+    SCP_STATUS_CHANGE = 4
     ASSIGNED = 5
 
 
@@ -72,6 +73,14 @@ def of_request(requesting_ae: str, information: Dataset) -> News:
     ds = picked(information, _OF_A_REQUEST)
     ds.RequestingAE = requesting_ae
     return News(EventType.CANCEL_REQUESTED, ds)
+
+
+def of_restart() -> News:
+    """That the archive was away, and has lost neither steps nor subscriptions: all that it knows of them it reads from its tables."""
+    ds = Dataset()
+    ds.SCPStatus = "RESTARTED"
+    ds.SubscriptionListStatus = ds.UnifiedProcedureStepListStatus = "WARM START"
+    return News(EventType.SCP_STATUS_CHANGE, ds)
 
 
 def reports(uid: str, news: Iterable[News], receivers: Iterable[str]) -> Sequence[Report]:

@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 NewListener = Callable[..., Listener]
 PUSH, WATCH, PULL, EVENT, QUERY = (f"1.2.840.10008.5.1.4.34.6.{number}" for number in range(1, 6))
 GLOBAL, FILTERED = "1.2.840.10008.5.1.4.34.5", "1.2.840.10008.5.1.4.34.5.1"
-STATE_REPORT, CANCEL_REQUESTED, PROGRESS_REPORT, ASSIGNED = 1, 2, 3, 5
+STATE_REPORT, CANCEL_REQUESTED, PROGRESS_REPORT, SCP_STATUS_CHANGE, ASSIGNED = range(1, 6)
 CHANGE_STATE, REQUEST_CANCEL, SUBSCRIBE, UNSUBSCRIBE, SUSPEND = range(1, 6)
 RETRIES = {"PACS_REPORT_RETRY_FIRST": "0.2", "PACS_REPORT_RETRY_LONGEST": "1"}
 
@@ -315,6 +315,8 @@ def test_what_happened_is_told_whatever_was_killed_meanwhile(new_listener: NewLi
     listener.start()
     watcher.listen()
     assert {ds.ProcedureStepState for _, ds in watcher.of(uid, 2)} == {"SCHEDULED", "IN PROGRESS"}
+    ((kind, restarted),) = watcher.of(GLOBAL, 1)
+    assert (kind, restarted.SCPStatus, restarted.SubscriptionListStatus) == (SCP_STATUS_CHANGE, "RESTARTED", "WARM START")
     with client(listener) as performer:
         assert performer.change_state(uid, "IN PROGRESS", "1.2.4") == 0xC301
         assert performer.set(progress("1", transaction="1.2.3"), uid) == 0x0000

@@ -176,6 +176,20 @@ def test_a_step_that_is_pushed_while_somebody_begins_to_watch_is_seen_by_one_of_
     assert len(found) == 1
 
 
+def test_what_is_announced_is_owed_once_to_all_who_are_subscribed_to_anything(steps: UnifiedSteps, database: Database) -> None:
+    steps.create(step(), "RIS", lambda _: ({"A": Subscription.LOCKED, "B": Subscription.UNLOCKED}, ()))
+    steps.subscribe_to_all("B", Watcher("B", Subscription.LOCKED, {}), lambda _, before: (before, ()))
+    announced = Report("", "1.2", "1.3", "1.5", 4, {})
+    steps.announce(announced)
+    steps.announce(announced)
+    assert rows(database, "SELECT peer, event_type FROM pacs.event_report ORDER BY peer") == [("A", 4), ("B", 4)]
+    with database.transaction() as session:
+        session.run("UPDATE pacs.event_report SET created_at = now() - INTERVAL '2 minutes'")
+        session.run("UPDATE pacs.event_report SET state = 'delivered' WHERE peer = 'A'")
+    steps.announce(announced)
+    assert rows(database, "SELECT peer, count(*) FROM pacs.event_report GROUP BY 1 ORDER BY 1") == [("A", 2), ("B", 1)]
+
+
 def test_steps_are_found_by_what_is_known_of_them_exactly(steps: UnifiedSteps, items: Worklist) -> None:
     items.put([scheduled("S1")])
     steps.create(step(), "RIS", no_watchers)

@@ -5,7 +5,7 @@ from datetime import datetime
 from pydicom import Dataset
 
 from pacs_core.dicom.json_model import from_json
-from pacs_core.workflow.unified_events import EventType, News, of_change, of_creation, of_request, of_update, reports
+from pacs_core.workflow.unified_events import EventType, News, of_change, of_creation, of_request, of_restart, of_update, reports
 from pacs_core.workflow.unified_states import State
 from pacs_core.workflow.unified_step import EVENT, PUSH, Step, cancel_requested, created, state_changed, updated
 from tests.support.unified_steps import action, code, progress, pushed
@@ -63,6 +63,11 @@ def test_a_request_to_cancel_is_told_with_what_was_said() -> None:
         EventType.CANCEL_REQUESTED,
         action(ReasonForCancellation="No", ContactDisplayName="Meyer", ContactURI="tel:1", RequestingAE="RIS"),
     )
+
+
+def test_a_restart_loses_nothing() -> None:
+    ds = of_restart().ds
+    assert (ds.SCPStatus, ds.SubscriptionListStatus, ds.UnifiedProcedureStepListStatus) == ("RESTARTED", "WARM START", "WARM START")
 
 
 def test_news_are_owed_to_each_receiver_in_their_order_in_a_character_set_that_holds_them() -> None:
