@@ -7,6 +7,7 @@ that are owed.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from pacs_core.errors import DuplicateInstance, NoUnifiedStep
 from pacs_core.index import event_reports
@@ -22,9 +23,10 @@ _FIELDS = (*_ATTRIBUTES, "TransactionUID", "attributes", "scheduled_at", "header
 _COLUMNS = ", ".join(f'"{name}"' for name in _FIELDS)
 _VALUES = ", ".join(f":{name}" for name in _FIELDS)
 _TO_BE_TOLD = """
-    SELECT ae_title FROM (
-        SELECT ae_title FROM pacs.unified_step_subscription UNION SELECT ae_title FROM pacs.unified_step_watcher) subscribed
-    WHERE NOT EXISTS (
+    SELECT DISTINCT ae_title FROM (
+        SELECT ae_title, subscribed_at FROM pacs.unified_step_subscription
+        UNION SELECT ae_title, subscribed_at FROM pacs.unified_step_watcher) subscribed
+    WHERE subscribed_at < :before AND NOT EXISTS (
         SELECT 1 FROM pacs.event_report WHERE peer = ae_title AND "SOPInstanceUID" = :uid AND event_type = :event_type
         AND (state = 'due' OR created_at > now() - INTERVAL '1 minute'))
     ORDER BY ae_title
@@ -93,11 +95,11 @@ class UnifiedSteps:
             for uid, transaction, attributes, lock in rows:
                 _decide(session, uid, receiver, Kept(transaction, attributes), _subscription(lock), decide)
 
-    def announce(self, report: Report) -> None:
+    def announce(self, report: Report, before: datetime) -> None:
         """See ports.unified_step.UnifiedSteps."""
         with self._database.transaction() as session:
             session.run("LOCK TABLE pacs.unified_step_watcher IN SHARE ROW EXCLUSIVE MODE")  # one process after the other
-            rows = session.run(_TO_BE_TOLD, uid=report.sop_instance, event_type=report.event_type)
+            rows = session.run(_TO_BE_TOLD, uid=report.sop_instance, event_type=report.event_type, before=before)
             _owe(session, [replace(report, peer=ae_title) for (ae_title,) in rows])
 
     def get(self, uid: str) -> Kept:

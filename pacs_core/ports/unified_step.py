@@ -6,6 +6,7 @@ one after the other; what a callback raises leaves everything as it is.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -75,8 +76,8 @@ class UnifiedSteps(Protocol):
     def subscribe_to_all(self, receiver: str, watcher: Watcher | None, decide: Decide) -> None:
         """Change an AE's subscription to new steps (None: it has none now) and to each that is there."""
 
-    def announce(self, report: Report) -> None:
-        """Owe a report, whose peer is yet to be named, to every AE that is subscribed to anything.
+    def announce(self, report: Report, before: datetime) -> None:
+        """Owe a report, whose peer is yet to be named, to every AE that was subscribed to anything before an instant.
 
         Not to one that is owed it already, or was a moment ago: several processes that announce the same at once are as one.
         """

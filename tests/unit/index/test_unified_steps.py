@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -180,13 +180,16 @@ def test_what_is_announced_is_owed_once_to_all_who_are_subscribed_to_anything(st
     steps.create(step(), "RIS", lambda _: ({"A": Subscription.LOCKED, "B": Subscription.UNLOCKED}, ()))
     steps.subscribe_to_all("B", Watcher("B", Subscription.LOCKED, {}), lambda _, before: (before, ()))
     announced = Report("", "1.2", "1.3", "1.5", 4, {})
-    steps.announce(announced)
-    steps.announce(announced)
+    steps.announce(announced, datetime.now(UTC) - timedelta(minutes=1))
+    assert rows(database, "SELECT 1 FROM pacs.event_report") == [], "whoever has subscribed since knows"
+    now = datetime.now(UTC) + timedelta(seconds=1)
+    steps.announce(announced, now)
+    steps.announce(announced, now)
     assert rows(database, "SELECT peer, event_type FROM pacs.event_report ORDER BY peer") == [("A", 4), ("B", 4)]
     with database.transaction() as session:
         session.run("UPDATE pacs.event_report SET created_at = now() - INTERVAL '2 minutes'")
         session.run("UPDATE pacs.event_report SET state = 'delivered' WHERE peer = 'A'")
-    steps.announce(announced)
+    steps.announce(announced, now)
     assert rows(database, "SELECT peer, count(*) FROM pacs.event_report GROUP BY 1 ORDER BY 1") == [("A", 2), ("B", 1)]
 
 
