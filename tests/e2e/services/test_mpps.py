@@ -2,19 +2,17 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import closing, contextmanager
 
 import pytest
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
-from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.transport import ThreadedAssociationServer
 
 from tests.support import scu
 from tests.support.archive import Listener
-from tests.support.processes import assert_succeeded, free_ports
+from tests.support.event_receiver import EventReceiver
+from tests.support.processes import assert_succeeded
 from tests.support.waiting import eventually
 
 NewListener = Callable[..., Listener]
@@ -164,48 +162,26 @@ def test_two_who_change_a_step_at_once_do_so_one_after_the_other(listener: Liste
 
 
 @pytest.fixture
-def told() -> Iterator[tuple[int, Callable[[], ThreadedAssociationServer], list[tuple[str, int]]]]:
-    """A port, what starts a peer there that takes notifications, and what it was told."""
-    events: list[tuple[str, int]] = []
-    servers: list[ThreadedAssociationServer] = []
-    (port,) = free_ports(1)
-
-    def handle(event: evt.Event) -> tuple[int, None]:
-        request: Any = event.request
-        events.append((str(request.AffectedSOPInstanceUID), int(request.EventTypeID)))
-        return 0x0000, None
-
-    def start() -> ThreadedAssociationServer:
-        ae = AE("RIS")
-        ae.add_supported_context(NOTIFICATION, scu_role=False, scp_role=True)
-        server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, handle)])
-        assert server is not None
-        servers.append(server)
-        return server
-
-    yield port, start, events
-    for server in servers:
-        server.shutdown()
+def ris() -> Iterator[EventReceiver]:
+    with closing(EventReceiver("RIS", NOTIFICATION)) as receiver:
+        yield receiver
 
 
-def test_a_peer_that_is_to_know_is_told_also_when_it_was_away(
-    new_listener: NewListener, told: tuple[int, Callable[[], object], list[tuple[str, int]]]
-) -> None:
-    port, start, events = told
+def test_a_peer_that_is_to_know_is_told_also_when_it_was_away(new_listener: NewListener, ris: EventReceiver) -> None:
     listener, uid = new_listener(PACS_MPPS_NOTIFY='["RIS"]', PACS_REPORT_RETRY_FIRST="0.2", PACS_REPORT_RETRY_LONGEST="1"), generate_uid()
     with modality(listener) as assoc:
         assert create(assoc, begun("1.2.3", ""), uid) == 0x0000
     waiting = "SELECT last_error FROM event_report WHERE last_error LIKE 'RIS is not a peer%'"
     eventually(lambda: listener.sql(waiting), what="an attempt")
-    assert_succeeded(listener.run_pacs("peer", "add", "RIS", "127.0.0.1", str(port)))
+    assert_succeeded(listener.run_pacs("peer", "add", "RIS", "127.0.0.1", str(ris.port)))
     listener.process.kill()
     listener.start()
-    start()
+    ris.listen()
     with modality(listener) as assoc:
         assert change(assoc, ended("COMPLETED"), uid) == 0x0000
-    eventually(lambda: len(events) >= 2, what="both notifications")
+    eventually(lambda: len(ris.events) >= 2, what="both notifications")
     eventually(lambda: not listener.sql("SELECT 1 FROM event_report WHERE state = 'due'"), what="the record of both")
-    assert sorted(events) == [(uid, 1), (uid, 2)]
+    assert sorted((instance, kind) for instance, kind, _ in ris.events) == [(uid, 1), (uid, 2)]
 
 
 def test_steps_by_hand(listener: Listener) -> None:

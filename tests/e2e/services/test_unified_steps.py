@@ -3,20 +3,17 @@
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import closing, contextmanager
 
 import pytest
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
-from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.transport import ThreadedAssociationServer
 
 from tests.support import scu
 from tests.support.archive import Listener
-from tests.support.processes import assert_succeeded, free_ports
+from tests.support.event_receiver import EventReceiver
+from tests.support.processes import assert_succeeded
 from tests.support.unified_steps import action, code, performed, progress, pushed
 from tests.support.waiting import eventually
 
@@ -68,50 +65,23 @@ def client(listener: Listener, calling: str = "PERFORMER") -> Iterator[Client]:
         yield Client(assoc)
 
 
-@dataclass
-class Watcher:
-    """A peer that takes event reports.
-
-    Attributes:
-        events: SOP instance, event type and data set of each.
-    """
-
-    port: int
-    events: list[tuple[str, int, Dataset]] = field(default_factory=list)
-    servers: list[ThreadedAssociationServer] = field(default_factory=list)
-
-    def listen(self) -> None:
-        ae = AE("WATCHER")
-        ae.add_supported_context(EVENT, scu_role=False, scp_role=True)
-        server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._take)])
-        assert server is not None
-        self.servers.append(server)
-
-    def _take(self, event: evt.Event) -> tuple[int, None]:
-        request: Any = event.request
-        assert request.AffectedSOPClassUID == PUSH
-        self.events.append((str(request.AffectedSOPInstanceUID), int(request.EventTypeID), event.event_information))
-        return 0x0000, None
-
-    def of(self, uid: str, count: int) -> Sequence[tuple[int, Dataset]]:
-        """The events of a step, once there are so many."""
-
-        def taken() -> list[tuple[int, Dataset]] | None:
-            events = [(kind, ds) for instance, kind, ds in self.events if instance == uid]
-            return events if len(events) >= count else None
-
-        return eventually(taken, within=90, what=f"{count} events")
-
-
 @pytest.fixture
-def watcher() -> Iterator[Watcher]:
-    made = Watcher(free_ports(1)[0])
-    yield made
-    for server in made.servers:
-        server.shutdown()
+def watcher() -> Iterator[EventReceiver]:
+    with closing(EventReceiver("WATCHER", EVENT)) as receiver:
+        yield receiver
 
 
-def known(listener: Listener, watcher: Watcher) -> None:
+def told(watcher: EventReceiver, uid: str, count: int) -> Sequence[tuple[int, Dataset]]:
+    """The events of a step, once there are so many."""
+
+    def taken() -> list[tuple[int, Dataset]] | None:
+        events = [(kind, ds) for instance, kind, ds in watcher.events if instance == uid]
+        return events if len(events) >= count else None
+
+    return eventually(taken, within=90, what=f"{count} events")
+
+
+def known(listener: Listener, watcher: EventReceiver) -> None:
     assert_succeeded(listener.run_pacs("peer", "add", "WATCHER", "127.0.0.1", str(watcher.port)))
 
 
@@ -238,7 +208,7 @@ def test_queries_match_what_steps_have_and_each_kind_of_query_finds_its_own(list
     assert [row["source"] for row in rows if row["PatientID"] == "P-FIND"] == ["ups"] * 3
 
 
-def test_a_watcher_is_told_what_happens_in_its_order(new_listener: NewListener, watcher: Watcher) -> None:
+def test_a_watcher_is_told_what_happens_in_its_order(new_listener: NewListener, watcher: EventReceiver) -> None:
     listener, uid, mine = new_listener(**RETRIES), generate_uid(), generate_uid()
     known(listener, watcher)
     watcher.listen()
@@ -249,7 +219,7 @@ def test_a_watcher_is_told_what_happens_in_its_order(new_listener: NewListener, 
         assert performer.set(progress("50", "Hälfte", mine), uid) == 0x0000
         assert performer.act(REQUEST_CANCEL, uid, WATCH, ReasonForCancellation="Gerät aus", ContactDisplayName="Meyer") == 0x0000
         assert performer.change_state(uid, "CANCELED", mine) == 0x0000
-    events = watcher.of(uid, 6)
+    events = told(watcher, uid, 6)
     assert [kind for kind, _ in events] == [STATE_REPORT, ASSIGNED, STATE_REPORT, PROGRESS_REPORT, CANCEL_REQUESTED, STATE_REPORT]
     states = [(ds.ProcedureStepState, ds.InputReadinessState) for kind, ds in events if kind == STATE_REPORT]
     assert states == [("SCHEDULED", "READY"), ("IN PROGRESS", "READY"), ("CANCELED", "READY")]
@@ -261,7 +231,7 @@ def test_a_watcher_is_told_what_happens_in_its_order(new_listener: NewListener, 
     assert tuple(row.values()) == ("WATCHER", EVENT, 6)
 
 
-def test_subscriptions_to_one_to_some_and_to_all(new_listener: NewListener, watcher: Watcher) -> None:
+def test_subscriptions_to_one_to_some_and_to_all(new_listener: NewListener, watcher: EventReceiver) -> None:
     listener, first, second, third = new_listener(**RETRIES), *(generate_uid() for _ in range(3))
     known(listener, watcher)
     watcher.listen()
@@ -273,7 +243,7 @@ def test_subscriptions_to_one_to_some_and_to_all(new_listener: NewListener, watc
     with client(listener) as performer:
         assert performer.push(pushed(), first) == 0x0000
         assert performer.subscribe(first, lock="TRUE") == 0x0000
-        assert [ds.ProcedureStepState for _, ds in watcher.of(first, 1)] == ["SCHEDULED"]
+        assert [ds.ProcedureStepState for _, ds in told(watcher, first, 1)] == ["SCHEDULED"]
         filtered = [action(CodeValue="LINAC1", CodingSchemeDesignator="99TEST")]
         assert performer.subscribe(FILTERED, ScheduledStationNameCodeSequence=filtered) == 0x0000
         assert performer.push(pushed(station="LINAC1"), second) == 0x0000
@@ -281,7 +251,7 @@ def test_subscriptions_to_one_to_some_and_to_all(new_listener: NewListener, watc
         assert subscriptions() == {first: True, second: False}
         assert performer.subscribe(GLOBAL, lock="TRUE") == 0x0000
         assert subscriptions() == {first: True, second: False, third: True}
-        assert [kind for kind, _ in watcher.of(third, 1)] == [STATE_REPORT]
+        assert [kind for kind, _ in told(watcher, third, 1)] == [STATE_REPORT]
         assert performer.act(SUSPEND, GLOBAL, WATCH, ReceivingAE="WATCHER") == 0x0000
         assert listener.sql("SELECT * FROM unified_step_watcher") == []
         assert performer.act(UNSUBSCRIBE, second, WATCH, ReceivingAE="WATCHER") == 0x0000
@@ -290,7 +260,7 @@ def test_subscriptions_to_one_to_some_and_to_all(new_listener: NewListener, watc
         assert subscriptions() == {}
 
 
-def test_what_nobody_has_begun_is_canceled_by_asking(new_listener: NewListener, watcher: Watcher) -> None:
+def test_what_nobody_has_begun_is_canceled_by_asking(new_listener: NewListener, watcher: EventReceiver) -> None:
     listener, uid = new_listener(**RETRIES), generate_uid()
     known(listener, watcher)
     watcher.listen()
@@ -300,11 +270,11 @@ def test_what_nobody_has_begun_is_canceled_by_asking(new_listener: NewListener, 
         reason = [code("110501", "Equipment failure", "DCM")]
         assert creator.act(REQUEST_CANCEL, uid, PUSH, ProcedureStepDiscontinuationReasonCodeSequence=reason) == 0x0000
         assert creator.change_state(uid, "IN PROGRESS", "1.2.3") == 0xC300
-    states = [(ds.ProcedureStepState, "ProcedureStepDiscontinuationReasonCodeSequence" in ds) for _, ds in watcher.of(uid, 3)]
+    states = [(ds.ProcedureStepState, "ProcedureStepDiscontinuationReasonCodeSequence" in ds) for _, ds in told(watcher, uid, 3)]
     assert states == [("SCHEDULED", False), ("IN PROGRESS", False), ("CANCELED", True)]
 
 
-def test_what_happened_is_told_whatever_was_killed_meanwhile(new_listener: NewListener, watcher: Watcher) -> None:
+def test_what_happened_is_told_whatever_was_killed_meanwhile(new_listener: NewListener, watcher: EventReceiver) -> None:
     listener, uid = new_listener(**RETRIES), generate_uid()
     known(listener, watcher)
     with client(listener) as performer:
@@ -314,8 +284,8 @@ def test_what_happened_is_told_whatever_was_killed_meanwhile(new_listener: NewLi
     listener.process.kill()  # nobody was there to be told
     listener.start()
     watcher.listen()
-    assert {ds.ProcedureStepState for _, ds in watcher.of(uid, 2)} == {"SCHEDULED", "IN PROGRESS"}
-    ((kind, restarted),) = watcher.of(GLOBAL, 1)
+    assert {ds.ProcedureStepState for _, ds in told(watcher, uid, 2)} == {"SCHEDULED", "IN PROGRESS"}
+    ((kind, restarted),) = told(watcher, GLOBAL, 1)
     assert (kind, restarted.SCPStatus, restarted.SubscriptionListStatus) == (SCP_STATUS_CHANGE, "RESTARTED", "WARM START")
     with client(listener) as performer:
         assert performer.change_state(uid, "IN PROGRESS", "1.2.4") == 0xC301
