@@ -21,7 +21,7 @@ class Entry:
         attributes: the value of each attribute that is a column.
         scheduled_at: local date and time.
         header: all of it.
-        source: how it came: "cli", "json", "csv", "wl", "hl7".
+        source: how it came: "cli", "json", "csv", "wl", "hl7", "ups".
         state, updated_at: as the table has them; None before it is kept.
     """
 

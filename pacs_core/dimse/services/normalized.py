@@ -93,12 +93,12 @@ def serve(assoc: Association, context: Context, command: Command, operations: Ma
 
 
 def chosen(ds: Dataset, wanted: Sequence[int]) -> Dataset:
-    """What an N-GET asks for of a data set: everything, if it names nothing (PS3.7 10.1.2.1.3)."""
+    """What an N-GET asks for of a data set: everything, if it names nothing (PS3.7 10.1.2.1.3); always with the character set it is in."""
     if not wanted:
         return ds
     answer = Dataset()
     for element in ds:
-        if int(element.tag) in wanted:
+        if int(element.tag) in wanted or element.keyword == "SpecificCharacterSet":
             answer.add(element)
     return answer
 

@@ -6,7 +6,6 @@ from uuid import uuid4
 
 import structlog
 from pydicom import Dataset
-from pydicom.tag import Tag
 
 from pacs_core.dicom.headers import header_of
 from pacs_core.dicom.matching import parse_criteria
@@ -116,9 +115,8 @@ class UnifiedStepService(Service):
         return Reply(then=self._told)
 
     def _get(self, request: Request) -> Reply:
-        """In a character set that is always told: the one of what is not asked for is none that anybody knows."""
-        wanted = (*request.wanted, Tag("SpecificCharacterSet")) if request.wanted else ()
-        return Reply(attributes=normalized.chosen(step_of(self._steps.get(request.sop_instance)).ds, wanted))
+        step = step_of(self._steps.get(request.sop_instance))
+        return Reply(attributes=normalized.chosen(step.ds, request.wanted))
 
     def _act(self, sop_class: str, request: Request) -> Reply:
         offered = {int(action): action for action in ACTIONS[sop_class]}

@@ -10,7 +10,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.association import Association as TheirAssociation
 
-from pacs_core.dimse import client
+from pacs_core.dimse import client, identifiers
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.callers import Callers
 from pacs_core.dimse.client import Caller
@@ -112,6 +112,16 @@ def test_the_data_set_of_the_reply_comes_with_its_status_and_what_is_to_follow_f
     assert parrot.then == [INSTANCE] * 4
     assert [request.type_id for request in parrot.requests] == [0, 3, 0, 0]
     assert parrot.requests[2].wanted == (0x00080050, 0x00100020)
+
+
+def test_what_is_asked_for_comes_with_the_character_set_that_it_is_in() -> None:
+    ds = attributes()
+    ds.SpecificCharacterSet, ds.PatientName, ds.StudyID = "ISO_IR 192", "Müller^Jürgen", "7"
+    answer = normalized.chosen(ds, [0x00100010])
+    assert {element.keyword for element in answer} == {"SpecificCharacterSet", "PatientName"}
+    data = identifiers.encode(answer, EXPLICIT)
+    assert identifiers.decode(data, EXPLICIT).PatientName == "Müller^Jürgen"
+    assert normalized.chosen(ds, []) == ds
 
 
 @pytest.mark.parametrize(
