@@ -1,6 +1,7 @@
 """The steps of the `worklist-cleanup` flow."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -33,8 +34,11 @@ def expired_items(before: datetime) -> Sequence[ExpiredItem]:
 
 @task(**RETRIES)
 def forget_items(before: datetime) -> int:
-    """Remove them, and what queries are recorded from before it; how many items."""
-    return index.worklist(load_settings()).forget(before)
+    """Remove them, what queries are recorded from before it, and who was expected before its day; how many items."""
+    settings = load_settings()
+    with closing(index.prefetches(settings)) as requests:
+        requests.forget(before.date())
+    return index.worklist(settings).forget(before)
 
 
 def _item(entry: Entry) -> ExpiredItem:

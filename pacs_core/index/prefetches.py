@@ -147,6 +147,11 @@ class Prefetches:
         with self._database.transaction() as session:
             return len(session.run(_EXPIRE, today=today))
 
+    def forget(self, before: date) -> int:
+        """Remove the requests of days before one, whatever has come of them; how many. Repeatable."""
+        with self._database.transaction() as session:
+            return len(session.run("DELETE FROM pacs.prefetch_request WHERE day < :before RETURNING 1", before=before))
+
     # Studies
 
     def enter(self, priors: Sequence[Prior], run: str) -> int:

@@ -58,6 +58,14 @@ def test_a_request_ends_with_its_day(queue: Prefetches) -> None:
     assert [each.PatientID for each in queue.wanted()] == ["P1"]
 
 
+def test_who_was_expected_is_forgotten_with_the_worklist(queue: Prefetches) -> None:
+    settled = PriorRequest("P1", TODAY - timedelta(days=1))
+    queue.request([settled, PriorRequest("P2", TODAY - timedelta(days=2)), PriorRequest("P3", TODAY)])
+    queue.settle(settled, "planned")
+    assert (queue.forget(TODAY), queue.forget(TODAY)) == (2, 0)
+    assert [each.PatientID for each in queue.wanted()] == ["P3"]
+
+
 def test_the_worklist_names_each_patient_once_a_day_and_only_for_steps_to_come(queue: Prefetches, execute: Callable[[str], object]) -> None:
     steps = [
         ("P1", "CT", "2026-03-04 10:00", "SCHEDULED", '{"BodyPartExamined": "CHEST"}'),
