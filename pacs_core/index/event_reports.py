@@ -7,11 +7,16 @@ from datetime import timedelta
 from pacs_core.index.postgres import Database, Session
 from pacs_core.ports.modality import Claimed, Report
 
+# An arbitrary number that means "one at a time claims": nobody else sees a line as free meanwhile.
+_CLAIM_LOCK = 0x70616373_00000003
+# A line of reports to a peer belongs to one claimant at a time: what happened first is told first.
 _CLAIM = """
-    UPDATE pacs.event_report SET attempts = attempts + 1, next_attempt_at = now() + :lease WHERE number IN (
-        SELECT number FROM pacs.event_report WHERE state = 'due'
-        AND CASE WHEN CAST(:number AS bigint) IS NULL THEN next_attempt_at <= now() ELSE number = :number END
-        ORDER BY next_attempt_at, number LIMIT :limit FOR UPDATE SKIP LOCKED)
+    UPDATE pacs.event_report SET attempts = attempts + 1, next_attempt_at = now() + :lease, leased_until = now() + :lease WHERE number IN (
+        SELECT number FROM pacs.event_report AS due WHERE state = 'due'
+        AND CASE WHEN CAST(:number AS bigint) IS NULL THEN next_attempt_at <= now() AND NOT EXISTS (
+            SELECT 1 FROM pacs.event_report AS other WHERE other.state = 'due' AND other.leased_until > now()
+            AND other.peer = due.peer AND other.context_class = due.context_class) ELSE number = :number END
+        ORDER BY next_attempt_at, number LIMIT :limit FOR UPDATE)
     RETURNING number, peer, "SOPClassUID", context_class, "SOPInstanceUID", event_type, attributes, attempts, now() - created_at
 """
 
@@ -25,6 +30,7 @@ class EventReports:
     def claim(self, *, limit: int, lease: timedelta, number: int | None = None) -> Sequence[Claimed]:
         """See ports.modality.EventReports."""
         with self._database.transaction() as session:
+            session.run("SELECT pg_advisory_xact_lock(:lock)", lock=_CLAIM_LOCK)
             rows = session.run(_CLAIM, limit=limit, lease=lease, number=number)
         return [Claimed(row[0], Report(*row[1:7]), row[7], row[8]) for row in rows]
 
@@ -41,6 +47,7 @@ class EventReports:
         with self._database.transaction() as session:
             session.run(
                 "UPDATE pacs.event_report SET last_error = :error, next_attempt_at = now() + coalesce(:after, interval '0'),"
+                " leased_until = NULL,"
                 " state = CASE WHEN :after IS NULL THEN 'given up' ELSE state END WHERE number = :number AND state = 'due'",
                 error=error[:500],
                 after=again_after,

@@ -450,6 +450,8 @@ _STEPS = (
         subscribed_at timestamptz NOT NULL DEFAULT now()
     )
     """,
+    # Until when somebody is delivering it; what is merely put off is not leased.
+    "ALTER TABLE pacs.event_report ADD COLUMN leased_until timestamptz",
 )
 
 

@@ -103,7 +103,8 @@ class EventReports(Protocol):
     """What is owed to peers. Any number of processes may share it."""
 
     def claim(self, *, limit: int, lease: timedelta, number: int | None = None) -> Sequence[Claimed]:
-        """Reports that are due, or just this one, due or not; ours for so long: nobody else is given them until then."""
+        """Reports that are due, or just this one, due or not; ours for so long: nobody else is given them until then, nor others to the
+        same peer on the same kind of association, so that what happened first is told first."""
 
     def delivered(self, number: int) -> None:
         """The peer has taken it. Repeatable."""
