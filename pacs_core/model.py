@@ -295,6 +295,7 @@ class Permission(StrEnum):
     WORKLIST = "worklist"
     MPPS = "mpps"
     COMMITMENT = "commitment"
+    PRINT = "print"
 
 
 @dataclass(frozen=True, slots=True)
