@@ -97,10 +97,10 @@ class Fit:
 
 def fit(image: Image, box: Area, wanted: Wanted) -> Fit:
     """Place an image in the middle of a box. ImageTooLarge where it does not fit and must not be made to."""
-    natural = image.columns, image.rows * image.aspect
+    natural: tuple[float, float] = (image.columns, image.rows * image.aspect)
     size = natural
     if wanted.is_scaled and wanted.width:
-        size = wanted.width, wanted.width * natural[1] / natural[0]
+        size = (wanted.width, wanted.width * natural[1] / natural[0])
     whole = Area(0, 0, image.columns, image.rows)
     if _rounded(size[0]) <= box.width and _rounded(size[1]) <= box.height:
         grown = size if wanted.width or not wanted.is_scaled else _filling(size, box)
