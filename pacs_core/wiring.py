@@ -15,6 +15,7 @@ from typing import Self
 import structlog
 
 from pacs_core.archive.accesses import AccessLog
+from pacs_core.archive.captures import Captures
 from pacs_core.archive.importing import Importer
 from pacs_core.archive.indexing import Committer, wait_until_committed
 from pacs_core.archive.ingest import Ingest
@@ -33,6 +34,7 @@ from pacs_core.dimse.priors import RemoteArchive
 from pacs_core.dimse.services import Service
 from pacs_core.dimse.services.commitment import CommitmentService
 from pacs_core.dimse.services.performed_step import PerformedStepService
+from pacs_core.dimse.services.printing import PrintService
 from pacs_core.dimse.services.query import QueryService
 from pacs_core.dimse.services.retrieve import Retrieve
 from pacs_core.dimse.services.storage import Storage
@@ -56,6 +58,7 @@ from pacs_core.index.operational import FlowRuns, Peers, Plans, Recalls, StudyAc
 from pacs_core.index.performed_steps import PerformedSteps
 from pacs_core.index.postgres import Database
 from pacs_core.index.prefetches import Pace, Prefetches
+from pacs_core.index.print_jobs import PrintJobs
 from pacs_core.index.reader import LakeIndexReader
 from pacs_core.index.recovery import IndexRecovery
 from pacs_core.index.removals import Holds, LakeRemovals
@@ -77,6 +80,8 @@ from pacs_core.storage.configured import ConfiguredTiers
 from pacs_core.storage.journal import SegmentJournal
 from pacs_core.storage.landing import LandingDirectory
 from pacs_core.storage.options import TierOptions
+from pacs_core.storage.print_spool import PrintSpool
+from pacs_core.storage.prints import Prints
 from pacs_core.storage.tiers import Tier, open_tier
 from pacs_core.storage.uncommitted import JournalReader
 from pacs_core.supervisor.postgres import catalog_url
@@ -86,6 +91,7 @@ from pacs_core.workflow.committing import CommitmentChecker
 from pacs_core.workflow.forward import Rule
 from pacs_core.workflow.held import IndexedStudies
 from pacs_core.workflow.prefetching import Prefetcher
+from pacs_core.workflow.rendering import Renderer
 from pacs_core.workflow.retries import Retries
 from pacs_core.workflow.worklist import StepState, item_of
 
@@ -618,8 +624,9 @@ def listener(settings: Settings) -> Iterator[Listener]:
         prior_requests(settings, database) as expected,
         _courier(settings, database) as courier,
         _checker(settings, database, to, courier) as checker,
+        _renderer(settings, database, to) as renderer,
     ):
-        services = _Serving(settings, to, pool, reading, database, asked, expected, courier, checker, Timings())
+        services = _Serving(settings, to, pool, reading, database, asked, expected, courier, checker, renderer, Timings())
         yield _listener(settings, services, associations)
 
 
@@ -648,6 +655,29 @@ def _checker(settings: Settings, database: Database, to: SegmentJournal, courier
         yield checker
 
 
+@contextmanager
+def _renderer(settings: Settings, database: Database, to: SegmentJournal) -> Iterator[Renderer]:
+    """Renders what is to be printed while the context lasts."""
+    captures = Captures(ingest(settings, to), ae_title=settings.ae_title) if settings.print_store else None
+    with closing(Renderer(PrintJobs(database), _spool(settings), prints(settings), captures, _retries(settings))) as rendering:
+        rendering.start()
+        yield rendering
+
+
+def _spool(settings: Settings) -> PrintSpool:
+    return PrintSpool(settings.print_spool, limit=settings.print_spool_bytes, reserve=settings.reserve_bytes)
+
+
+def prints(settings: Settings) -> Prints:
+    """What was printed."""
+    return Prints(settings.prints_directory)
+
+
+def print_jobs(settings: Settings) -> PrintJobs:
+    """What is to be printed, and what was."""
+    return PrintJobs(Database(catalog_url(settings)))
+
+
 def _retries(settings: Settings) -> Retries:
     return Retries(
         timedelta(seconds=settings.report_retry_first),
@@ -669,6 +699,7 @@ class _Serving:
     expected: Behind[PriorRequest]
     courier: Courier
     checker: CommitmentChecker
+    renderer: Renderer
     timings: Timings
 
     def all(self) -> Sequence[Service]:
@@ -683,6 +714,13 @@ class _Serving:
             WorklistService(Worklist(self.database), states=_offered(settings), asked=self._note_query, expected=self._expect),
             PerformedStepService(PerformedSteps(self.database), notified=settings.mpps_notify, told=self.courier.hasten),
             CommitmentService(Commitments(self.database), CommitmentRequests(self.database), self.checker, self.courier, known),
+            PrintService(
+                PrintJobs(self.database),
+                _spool(settings),
+                dpi=settings.print_dpi,
+                ae_title=settings.ae_title,
+                told=self.renderer.hasten,
+            ),
         )
 
     def _expect(self, items: Sequence[Header]) -> None:

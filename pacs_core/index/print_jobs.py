@@ -1,7 +1,7 @@
 """Print jobs, in PostgreSQL: ports.printing.PrintJobs."""
 
 from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 from pydantic import TypeAdapter
@@ -60,7 +60,7 @@ class PrintJobs:
         if not rows:
             return None
         *told, content, requested_at, attempts, age = rows[0]
-        return ClaimedJob(PrintJob(*told, pages=_pages().validate_python(content)), requested_at, attempts, age)
+        return ClaimedJob(PrintJob(*(*told, _pages().validate_python(content))), requested_at.astimezone(UTC), attempts, age)
 
     def renew(self, uid: str, lease: timedelta) -> None:
         """See ports.printing.PrintJobs."""

@@ -123,7 +123,7 @@ class ClaimedJob:
     """A job that is ours to render for a while.
 
     Attributes:
-        requested_at: when it was entered, timezone-aware.
+        requested_at: when it was entered, UTC.
         attempts: this one included.
         age: since it was entered.
     """

@@ -83,7 +83,7 @@ def fsync_path(path: Path) -> None:
 
 
 def check_reserve(directory: Path, reserve: int) -> None:
-    """StorageFull if less than that many bytes are free where a directory is, or less than a twentieth of the file system, if that is less."""
+    """StorageFull if less is free where a directory is than so many bytes, or a twentieth of the file system if that is less."""
     status = os.statvfs(directory)
     reserve = min(reserve, status.f_blocks * status.f_frsize // _RESERVE_SHARE)
     if status.f_bavail * status.f_frsize < reserve:

@@ -23,7 +23,7 @@ from typing import BinaryIO
 import structlog
 from typing_extensions import Buffer
 
-from pacs_core.errors import ObjectMissing, StorageFull, StorageUnavailable
+from pacs_core.errors import ObjectMissing, StorageUnavailable
 from pacs_core.ports import Incoming, Placement
 from pacs_core.storage.files import (
     check_reserve,

@@ -1,7 +1,7 @@
 """Images that are to be printed, from their arrival until their job is rendered.
 
-    <spool>/sessions/<name>/   of an association, gone with it
-    <spool>/jobs/<uid>/        of a job: links to the same files, synced before the job is entered in the index
+<spool>/sessions/<name>/   of an association, gone with it
+<spool>/jobs/<uid>/        of a job: links to the same files, synced before the job is entered in the index
 """
 
 import itertools
@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,7 +50,7 @@ class PrintSpool:
     def check_room(self, size: int) -> None:
         """PrinterFull where so many bytes more would be too many; StorageFull where the file system has no room."""
         with translated("looking for room in the print spool"):
-            check_reserve(self._sessions, self._reserve + size)
+            check_reserve(self._sessions, self._reserve)
             used = sum((_sizes(self._sessions) | _sizes(self._jobs)).values())
         if used + size > self._limit:
             raise PrinterFull("the print spool is full")
@@ -88,7 +88,7 @@ class SessionImages:
     @contextmanager
     def message(self) -> Iterator[BinaryIO]:
         """A file without a name, for a message on its way to becoming an image."""
-        with translated("spooling an image to be printed"), tempfile.TemporaryFile(dir=self._directory.path, buffering=0) as file:
+        with translated("spooling an image to be printed"), tempfile.TemporaryFile(dir=self._directory.path) as file:
             yield file
 
     def add(self, data: Buffer) -> str:
@@ -101,8 +101,8 @@ class SessionImages:
         return name
 
     def retain(self, names: Collection[str]) -> None:
-        """Remove all but these."""
-        with translated("removing spooled images"):
+        """Remove all but these. Never raises: what cannot be removed goes with the association."""
+        with suppress(OSError):
             for path in self._directory.path.iterdir():
                 if path.name not in names:
                     path.unlink()
