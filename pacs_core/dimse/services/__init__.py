@@ -49,6 +49,6 @@ class Service(Protocol):
         Raises AssociationEnded when there is nobody left to answer; any other exception ends the association too.
         """
 
-    def ended(self, assoc: Association) -> None:
+    def ended(self, assoc: Association) -> None:  # noqa: ARG002 - most services keep nothing
         """An association is over, on its own thread, in whatever way: what is kept of it goes. Never raises."""
         return
