@@ -137,9 +137,9 @@ def test_what_is_shown_lies_within_its_box_and_within_the_image(rows: int, colum
     assert fitted.target.left + fitted.target.width <= BOX.left + BOX.width
     assert BOX.top <= fitted.target.top
     assert fitted.target.top + fitted.target.height <= BOX.top + BOX.height
-    assert 0 <= fitted.crop.left
+    assert fitted.crop.left >= 0
     assert fitted.crop.left + fitted.crop.width <= columns
-    assert 0 <= fitted.crop.top
+    assert fitted.crop.top >= 0
     assert fitted.crop.top + fitted.crop.height <= rows
     assert min(fitted.target.width, fitted.target.height, fitted.crop.width, fitted.crop.height) >= 1
 
