@@ -77,6 +77,7 @@ def _add_study(ds: Dataset, page: CapturedPage) -> None:
     ds.TimezoneOffsetFromUTC = f"{page.requested_at:%z}"
     ds.StudyDescription = (page.label or f"Print of {page.calling_ae}")[:_LONGEST_TEXT]
     ds.Modality, ds.SeriesNumber, ds.SeriesDescription = "OT", 1, "Printed pages"
+    ds.Laterality = ""
     ds.ConversionType, ds.SecondaryCaptureDeviceManufacturer = "WSD", "pacs"
 
 

@@ -56,7 +56,13 @@ def print_films(assoc: Association, images: Iterable[Preformatted], wish: Wish, 
     """
     printer = _Printer(assoc, META_COLOR if color else META_GRAY)
     session = f"2.25.{uuid4().int}"
-    told = {"NumberOfCopies": wish.copies, "MediumType": wish.medium, "FilmSessionLabel": wish.label}
+    character_set = "" if wish.label.isascii() else "ISO_IR 192"
+    told = {
+        "SpecificCharacterSet": character_set,
+        "NumberOfCopies": wish.copies,
+        "MediumType": wish.medium,
+        "FilmSessionLabel": wish.label,
+    }
     printer.ask(CommandField.N_CREATE, FILM_SESSION, session, _dataset(told))
     remaining = iter(images)
     while film := list(islice(remaining, wish.columns * wish.rows)):
@@ -111,7 +117,6 @@ class _Printer:
 
 def _dataset(told: Mapping[str, object]) -> Dataset:
     ds = Dataset()
-    ds.SpecificCharacterSet = "ISO_IR 192"
     for keyword, value in told.items():
         if value:
             setattr(ds, keyword, value)

@@ -82,6 +82,7 @@ FILM_SESSION: Mapping[str, Attribute] = {
 
 # Table H.4-7. What smooths and configures is a matter of each printer: anything is taken, nothing has an effect.
 FILM_BOX_CHANGES: Mapping[str, Attribute] = {
+    "SpecificCharacterSet": _any(),
     "MagnificationType": _one_of("BILINEAR", "CUBIC", "REPLICATE", "NONE"),
     "SmoothingType": _any(),
     "BorderDensity": _checked("BLACK", _is_area_density),
@@ -102,6 +103,7 @@ FILM_BOX: Mapping[str, Attribute] = {
 
 # Tables H.4-10 and H.4-11, without what is required. What has no value is as the film box has it.
 IMAGE_BOX: Mapping[str, Attribute] = {
+    "SpecificCharacterSet": _any(),
     "Polarity": _one_of("NORMAL", "REVERSE"),
     "MagnificationType": _one_of("", "BILINEAR", "CUBIC", "REPLICATE", "NONE"),
     "SmoothingType": _any(),

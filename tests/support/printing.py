@@ -38,7 +38,8 @@ class PrintScu:
     def open_session(self, **attributes: Any) -> int:
         """N-CREATE of a film session; the status."""
         self.session = generate_uid()
-        return self._status(self.assoc.send_n_create(_dataset(attributes), SESSION, self.session, meta_uid=self.meta))
+        ds = _dataset(attributes) if attributes else None  # of an empty one pynetdicom says that it follows, and sends nothing
+        return self._status(self.assoc.send_n_create(ds, SESSION, self.session, meta_uid=self.meta))
 
     def open_film(self, display_format: str = "STANDARD\\1,1", **attributes: Any) -> int:
         """N-CREATE of a film box; the status."""
