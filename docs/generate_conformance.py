@@ -249,7 +249,7 @@ job is safe, and rendered then. Print Job, annotations and presentation LUTs are
 has an event to report.
 
 - Image Display Formats are STANDARD, ROW and COL with at most 100 images (0106 for others). Film sizes are A3, A4 and whatever is written as
-  inches or centimetres (14INX17IN, 24CMX30CM) between 5 and 140 cm; a film has `print_dpi` pixels an inch, a margin of 5 mm, and 2 mm between its
+  inches or centimetres (14INX17IN, 24CMX30CM) between 5 and 140 cm, with at most {film.MOST_PIXELS // 1_000_000} million pixels at `print_dpi` an inch (0106), and they have a margin of 5 mm, and 2 mm between its
   image boxes. Position 1 is at the top left; COL counts down its columns, everything else along its rows.
 - Images are unsigned: 8 bits, or up to 16 of 16 bits allocated in gray, RGB in either planar configuration in color. An image fills its box; with
   Magnification Type NONE, or a Requested Image Size, it is as large as that says. One that is larger than its box is demagnified (B604), or decimated (B60A),

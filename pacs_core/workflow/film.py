@@ -20,6 +20,7 @@ _SIZES = {"A4": (210.0, 297.0), "A3": (297.0, 420.0), "10INX14IN": (257.0, 364.0
 _DEFAULT = (14 * _MM_PER_INCH, 17 * _MM_PER_INCH)
 _SIZE = re.compile(r"(\d+)(?:_(\d))?(IN|CM)X(\d+)(?:_(\d))?(IN|CM)")
 _SHORTEST, _LONGEST = 50.0, 1400.0  # mm
+MOST_PIXELS = 120_000_000  # of a page, which is rendered in memory: 14 by 17 inches have 86 million at 600 dpi
 
 _MARGIN, _GAP = 5.0, 2.0  # mm around all images, and between them
 _MOST_BOXES = 100
@@ -40,8 +41,13 @@ def size_of(film_size: str) -> tuple[float, float] | None:
 
 
 def raster_of(film_size: str, *, landscape: bool, dpi: int) -> tuple[int, int]:
-    """Columns and rows of a film. What `size_of` does not know is as large as the default."""
+    """Columns and rows of a film. What `size_of` does not know is as large as the default.
+
+    InvalidAttributeValue for one that would have too many of them.
+    """
     width, height = (pixels(side, dpi) for side in size_of(film_size) or _DEFAULT)
+    if width * height > MOST_PIXELS:
+        raise InvalidAttributeValue(f"a film of {film_size} is too large for us at {dpi} dpi")
     return (height, width) if landscape else (width, height)
 
 

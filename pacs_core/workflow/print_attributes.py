@@ -16,6 +16,7 @@ NO_MEMORY_ALLOCATION, DENSITY_OUT_OF_RANGE = 0xB600, 0xB605  # tables H.4.1.2.1.
 
 _MOST_COPIES = 99
 _MOST_PIXELS = 65_535  # rows or columns
+_LONGEST_SIDE = 10_000  # mm of an image on film
 
 
 class Attribute(NamedTuple):
@@ -63,7 +64,7 @@ def _is_copies(text: str) -> bool:
 
 def _is_length(text: str) -> bool:
     try:
-        return 0 < float(text) < float("inf")
+        return 0 < float(text) <= _LONGEST_SIDE
     except ValueError:
         return False
 

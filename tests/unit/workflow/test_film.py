@@ -38,6 +38,12 @@ def test_landscape_lies_on_its_side_and_what_nobody_knows_has_the_default_size()
     assert raster_of("LEGAL", landscape=False, dpi=100) == (1400, 1700)
 
 
+def test_a_film_that_would_not_fit_into_memory_is_refused() -> None:
+    assert raster_of("14INX51IN", landscape=False, dpi=300) == (4200, 15_300)
+    with pytest.raises(InvalidAttributeValue):
+        raster_of("14INX51IN", landscape=False, dpi=600)
+
+
 # At 254 dpi a millimetre has ten pixels: margins of 50, gaps of 20.
 @pytest.mark.parametrize(
     ("display_format", "areas"),

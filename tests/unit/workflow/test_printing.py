@@ -205,6 +205,13 @@ def test_what_is_no_image_is_refused(session: FilmSession, wrong: Header) -> Non
         put(session, image=IMAGE | wrong)
 
 
+@pytest.mark.parametrize("size", ["0", "-1", "nan", "1e300", "wide"])
+def test_an_image_size_that_is_none_is_ignored_with_a_warning(session: FilmSession, size: str) -> None:
+    add_film(session)
+    assert put(session, RequestedImageSize=size).status == OUT_OF_RANGE
+    assert put(session, RequestedImageSize="20").status == 0x0000
+
+
 def test_an_image_of_another_position_or_class_is_refused(session: FilmSession) -> None:
     add_film(session)
     with pytest.raises(InvalidAttributeValue):
