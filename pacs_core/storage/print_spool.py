@@ -95,10 +95,14 @@ class SessionImages:
         """Keep the pixels of an image; its name. PrinterFull, StorageFull, StorageUnavailable."""
         with memoryview(data) as view:
             self._check_room(view.nbytes)
-        name = f"{next(self._numbers)}.pixels"
+        path = self._directory.path / f"{next(self._numbers)}.pixels"
         with translated("spooling an image to be printed"):
-            (self._directory.path / name).write_bytes(data)
-        return name
+            try:
+                path.write_bytes(data)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
+        return path.name
 
     def retain(self, names: Collection[str]) -> None:
         """Remove all but these. Never raises: what cannot be removed goes with the association."""

@@ -13,7 +13,7 @@ import structlog
 
 from pacs_core.archive.captures import Captures
 from pacs_core.dicom.secondary_capture import CapturedPage, study_of
-from pacs_core.errors import PacsError
+from pacs_core.errors import PacsError, UnavailableError
 from pacs_core.imaging.pages import RenderedPage, render
 from pacs_core.imaging.pdf import write_document
 from pacs_core.ports.printing import ClaimedJob, PrintJobs
@@ -91,6 +91,8 @@ class Renderer:
         log.info("printed", job=job.uid, calling=job.calling_ae, pages=len(job.pages), attempts=claimed.attempts)
 
     def _render_page(self, claimed: ClaimedJob, number: int, directory: Path) -> Path:
+        if self._worker.is_stopping:
+            raise UnavailableError("the archive is stopping")
         rendered = render(claimed.job.pages[number - 1], partial(self._spool.file, claimed.job.uid))
         path = directory / f"page-{number}.png"
         with translated("writing a print"), path.open("wb") as file:

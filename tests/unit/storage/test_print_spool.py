@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pacs_core.errors import PrinterFull
+from pacs_core.errors import PrinterFull, StorageFull
 from pacs_core.storage.print_spool import PrintSpool, SessionImages
 from pacs_core.storage.prints import Prints
 from pacs_core.storage.scratch import ScratchDirectory, sweep
@@ -79,6 +79,27 @@ def test_an_image_that_was_handed_over_counts_once(spool: PrintSpool, images: Se
     images.add(bytes(40))
     with pytest.raises(PrinterFull):
         images.add(b"1")
+
+
+def test_a_full_disk_takes_no_image_and_leaves_nothing_of_it(small_disk: Path) -> None:
+    images = PrintSpool(small_disk / "print", limit=1 << 30).open()
+    images.add(bytes(600_000))
+    with pytest.raises(StorageFull):
+        images.add(bytes(600_000))
+    with pytest.raises(StorageFull), images.message() as file:
+        file.write(bytes(600_000))
+        file.flush()
+    assert [path.stat().st_size for path in small_disk.rglob("*.pixels")] == [600_000]
+    images.close()
+
+
+def test_the_reserve_is_left_to_others(small_disk: Path) -> None:
+    images = PrintSpool(small_disk / "print", limit=1 << 30, reserve=1 << 20).open()
+    images.add(bytes(500_000))
+    images.add(bytes(500_000))
+    with pytest.raises(StorageFull):
+        images.add(b"1")
+    images.close()
 
 
 def test_the_images_of_a_job_that_nobody_has_entered_are_swept_after_a_while(

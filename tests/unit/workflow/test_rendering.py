@@ -167,6 +167,16 @@ def test_a_job_that_is_given_up_has_failed(tmp_path: Path) -> None:
     assert home.jobs.put_offs == [("full", None)]
 
 
+def test_a_renderer_that_is_stopped_leaves_its_job_to_others_at_once(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    renderer = home.renderer()
+    renderer.close()
+    renderer.render_due()
+    assert home.jobs.put_offs == [("the archive is stopping", timedelta(seconds=1))]
+    home.renderer().render_due()
+    home.check_printed()
+
+
 def test_an_error_of_ours_does_not_keep_the_other_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(tmp_path)
     monkeypatch.setattr("pacs_core.workflow.rendering.write_document", lambda *_, **__: 1 / 0)
