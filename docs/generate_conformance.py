@@ -248,14 +248,16 @@ Both meta SOP classes are served, with one film session an association, which en
 job is safe, and rendered then. Print Job, annotations and presentation LUTs are not supported. The printer is always NORMAL, so that it never
 has an event to report.
 
-- Image Display Formats are STANDARD, ROW and COL with at most 100 images (0106 for others). Film sizes are A3, A4 and whatever is written as
-  inches or centimetres (14INX17IN, 24CMX30CM) between 5 and 140 cm, with at most {film.MOST_PIXELS // 1_000_000} million pixels at `print_dpi` an inch (0106), and they have a margin of 5 mm, and 2 mm between its
-  image boxes. Position 1 is at the top left; COL counts down its columns, everything else along its rows.
+- Image Display Formats are STANDARD, ROW and COL with at most 100 images (0106 for others). Position 1 is at the top left; COL counts down its
+  columns, everything else along its rows.
+- Film sizes are A3, A4 and whatever is written as inches or centimetres (14INX17IN, 24CMX30CM) between 5 and 140 cm a side. A film has `print_dpi`
+  pixels an inch, {film.MOST_PIXELS // 1_000_000} million at most (0106), a margin of 5 mm, and 2 mm between its image boxes.
 - Images are unsigned: 8 bits, or up to 16 of 16 bits allocated in gray, RGB in either planar configuration in color. An image fills its box; with
   Magnification Type NONE, or a Requested Image Size, it is as large as that says. One that is larger than its box is demagnified (B604), or decimated (B60A),
   cropped on all sides to its middle (B609) or refused (C603), as is requested; with NONE it is refused unless it may be cropped.
 - Densities go from 0 to {film.DARKEST} hundredths; more becomes that (B605). They are perceived as PS3.14 has it, at 2000 and 10 cd/m².
 - A value that is not supported becomes the default below (0116). An attribute that is not supported is ignored (0107); memory is not allocated (B600).
+  Copies, medium and destination are written down; smoothing and configuration are taken and have no effect.
 - An image of more than {LARGEST_MESSAGE >> 20} MiB, or one that `print_spool_bytes` has no room for, is refused (C605), a full disk answers 0213. More than
   {LONGEST_QUEUE} jobs do not wait (C601, C602). A film without images is printed with a warning (B603; of a session B602).
 

@@ -88,7 +88,6 @@ def test_a_full_disk_takes_no_image_and_leaves_nothing_of_it(small_disk: Path) -
         images.add(bytes(600_000))
     with pytest.raises(StorageFull), images.message() as file:
         file.write(bytes(600_000))
-        file.flush()
     assert [path.stat().st_size for path in small_disk.rglob("*.pixels")] == [600_000]
     images.close()
 
