@@ -66,16 +66,12 @@ def write_all_at(fd: int, data: Buffer, offset: int) -> None:
 
 def fsync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    fsync_path(path, flags=os.O_DIRECTORY)
 
 
-def fsync_path(path: Path) -> None:
+def fsync_path(path: Path, *, flags: int = 0) -> None:
     """Make a file's content, or the names in a directory, durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(fd)
     finally:
