@@ -12,7 +12,7 @@ from pynetdicom import AE, evt
 from tests.support.archive import Listener
 from tests.support.dcmtk import Scp
 from tests.support.printing import GRAY, Pixels, PrintScu, printing
-from tests.support.processes import assert_succeeded, free_ports, run
+from tests.support.processes import assert_succeeded, daemon, free_ports, run
 from tests.support.synthetic import Study
 from tests.support.waiting import eventually
 
@@ -32,12 +32,15 @@ Hostname = {scp.host}
 Port = {scp.port}
 Aetitle = {scp.ae_title}
 Description = the archive
-Type = PRINTER
+Type = {kind}
 DisplayFormat = 1,1\\2,1
 FilmSizeID = A4\\14INX17IN
 Supports12Bit = true
 MagnificationType = NONE\\BILINEAR
 """
+
+
+WHOLE_RANGE = {"WindowCenter": 2048, "WindowWidth": 4096}  # every value is shown (PS3.3 C.11.2.1.2.1)
 
 
 def noise(rows: int, columns: int, *, high: int = 256, color: bool = False) -> Pixels:
@@ -130,13 +133,19 @@ def test_twelve_bits_are_printed_as_eight(new_listener: NewListener) -> None:
     assert np.array_equal(shown(page(folder), sent, dpi=100), np.rint(sent * (255 / 4095)).astype(np.uint8))
 
 
+def dcmtk_config(folder: Path, scp: Scp, kind: str) -> Path:
+    """Of DCMTK's print tools: a printer that is called, or one that it is itself."""
+    for name in ("spool", "database"):
+        (folder / name).mkdir()
+    config = folder / "printer.cfg"
+    config.write_text(DCMTK.format(folder=folder, scp=scp, kind=kind))
+    return config
+
+
 def test_dcmtk_prints(new_listener: NewListener, tmp_path: Path) -> None:
     listener = new_listener()
-    images = Study("MR", instances=2, attributes={"WindowCenter": 2047.5, "WindowWidth": 4096}).write(tmp_path / "in")
-    for name in ("spool", "database"):
-        (tmp_path / name).mkdir()
-    config = tmp_path / "printer.cfg"
-    config.write_text(DCMTK.format(folder=tmp_path, scp=listener.scp))
+    images = Study("MR", instances=2, attributes=WHOLE_RANGE).write(tmp_path / "in")
+    config = dcmtk_config(tmp_path, listener.scp, "PRINTER")
     layout = ("--layout", "2", "1", "--filmsize", "A4", "--magnification", "NONE")
     assert_succeeded(run(["dcmpsprt", "-c", config, "-p", "ARCHIVE", *layout, *images]))
     (stored,) = (tmp_path / "database").glob("SP*")
@@ -208,7 +217,7 @@ def test_who_may_not_print_is_told_so(new_listener: NewListener) -> None:
 
 def test_we_print_on_ourselves(new_listener: NewListener, tmp_path: Path) -> None:
     listener = new_listener(PACS_PRINT_DPI="100")
-    Study("MR", instances=3, attributes={"WindowCenter": 2047.5, "WindowWidth": 4096}).write(tmp_path / "in")
+    Study("MR", instances=3, attributes=WHOLE_RANGE).write(tmp_path / "in")
     (tmp_path / "in" / "notes.txt").write_text("no image")
     asked = ("--layout", "2x1", "--size", "8INX10IN", "--magnification", "NONE", "--label", "Übersicht", "--copies", "2")
     done = listener.run_pacs("print", tmp_path / "in", *asked)
@@ -220,6 +229,23 @@ def test_we_print_on_ourselves(new_listener: NewListener, tmp_path: Path) -> Non
     assert listener.sql("SELECT DISTINCT FilmSessionLabel, NumberOfCopies FROM print_job") == [
         {"FilmSessionLabel": "Übersicht", "NumberOfCopies": 2}
     ]
+
+
+def test_we_print_on_dcmtk(new_listener: NewListener, tmp_path: Path) -> None:
+    listener = new_listener()
+    images = Study("MR", instances=3, attributes=WHOLE_RANGE).write(tmp_path / "in")
+    (port,) = free_ports(1)
+    config = dcmtk_config(tmp_path, Scp(port, "FILM"), "LOCALPRINTER")
+    with daemon(["dcmprscp", "-v", "-c", str(config), "-p", "ARCHIVE"], log=tmp_path / "dcmprscp.log") as printer:
+        printer.wait_for_port(port, within=10)
+        asked = ("--layout", "2x1", "--size", "A4", "--magnification", "NONE")
+        assert_succeeded(listener.run_pacs("print", tmp_path / "in", "--peer", f"FILM@127.0.0.1:{port}", *asked))
+    kept = [dcmread(path) for path in (tmp_path / "database").glob("*.dcm")]
+    films = [ds for ds in kept if "FilmBoxContentSequence" in ds]
+    assert [str(ds.FilmBoxContentSequence[0].ImageDisplayFormat).split("\\")[-1] for ds in films] == ["2,1", "2,1"]
+    received = {ds.PixelData for ds in kept if "PixelData" in ds}
+    sent = [np.frombuffer(dcmread(path).PixelData, np.uint16) for path in images]
+    assert received == {np.rint(values * (255 / 4095)).astype(np.uint8).tobytes() for values in sent}
 
 
 def test_we_print_on_others_and_tell_what_they_say(new_listener: NewListener, tmp_path: Path) -> None:
