@@ -245,8 +245,8 @@ def _printing() -> str:
 ## Print management
 
 Both meta SOP classes are served, with one film session an association, which ends with it. N-ACTION prints a film or a session; it is answered once the
-job is safe, and rendered then. Print Job, annotations and presentation LUTs are not supported. The printer is always NORMAL, so that it never
-has an event to report.
+job is safe, and rendered then. Print Job and annotations are not supported. The printer is always NORMAL, so that it never has an event to
+report.
 
 - Image Display Formats are STANDARD, ROW and COL with at most 100 images (0106 for others). Position 1 is at the top left; COL counts down its
   columns, everything else along its rows.
@@ -256,8 +256,11 @@ has an event to report.
   Magnification Type NONE, or a Requested Image Size, it is as large as that says. One that is larger than its box is demagnified (B604), or decimated (B60A),
   cropped on all sides to its middle (B609) or refused (C603), as is requested; with NONE it is refused unless it may be cropped.
 - Densities go from 0 to {film.DARKEST} hundredths; more becomes that (B605). They are perceived as PS3.14 has it, at 2000 and 10 cd/m².
+- Presentation LUTs are IDENTITY (LIN OD is refused with 0106) or a table of 256 or 4096 entries from 0 on, for images of 8 and of 12 bits. One belongs to
+  its association, and is referred to by film boxes and grayscale image boxes.
 - A value that is not supported becomes the default below (0116). An attribute that is not supported is ignored (0107); memory is not allocated (B600).
-  Copies, medium and destination are written down; smoothing and configuration are taken and have no effect.
+  Copies, medium and destination are written down; smoothing, configuration, illumination and
+  reflected ambient light are taken and have no effect.
 - An image of more than {LARGEST_MESSAGE >> 20} MiB, or one that `print_spool_bytes` has no room for, is refused (C605), a full disk answers 0213. More than
   {LONGEST_QUEUE} jobs do not wait (C601, C602). A film without images is printed with a warning (B603; of a session B602).
 

@@ -50,7 +50,7 @@ def render(page: Page, locate: Callable[[str], Path]) -> RenderedPage:
         canvas.paste(_color(page, box.gray), _corners(box.area))
         if box.picture is not None:
             picture = box.picture
-            canvas.paste(_shown(picture, locate(picture.image.file)), (picture.target.left, picture.target.top))
+            canvas.paste(_shown(picture, locate), (picture.target.left, picture.target.top))
         if page.trim:
             _trim(canvas, page, box.area)
     return RenderedPage(page, canvas)
@@ -72,17 +72,18 @@ def _trim(canvas: PillowImage.Image, page: Page, area: Area) -> None:
     ImageDraw.Draw(canvas).rectangle(around, outline=_color(page, 0 if page.gray > 127 else 255), width=width)
 
 
-def _shown(picture: Picture, path: Path) -> PillowImage.Image:
+def _shown(picture: Picture, locate: Callable[[str], Path]) -> PillowImage.Image:
     """What is seen of an image, in the size in which it is seen."""
-    crop, target = picture.crop, picture.target
+    crop, target, name = picture.crop, picture.target, picture.image.file
     try:
-        pixels = _pixels(picture.image, path)
+        pixels = _pixels(picture.image, locate(name))
+        grays = _grays(picture, locate)
     except FileNotFoundError as exc:
-        raise ObjectMissing(f"the image {path.name} is gone from the print spool") from exc
+        raise ObjectMissing(f"the image {name} is gone from the print spool") from exc
     except (OSError, ValueError) as exc:
-        raise StorageUnavailable(f"the image {path.name} cannot be read from the print spool") from exc
+        raise StorageUnavailable(f"the image {name} cannot be read from the print spool") from exc
     part = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    image = PillowImage.fromarray(_grays(picture)[part & (1 << picture.image.bits_stored) - 1])
+    image = PillowImage.fromarray(grays[part & (1 << picture.image.bits_stored) - 1])
     if image.size == (target.width, target.height):
         return image
     return image.resize((target.width, target.height), _RESAMPLINGS[picture.resampling])
@@ -97,9 +98,11 @@ def _pixels(image: Image, path: Path) -> npt.NDArray[np.unsignedinteger]:
     return np.moveaxis(values, 0, -1) if image.samples > 1 and image.planar else values
 
 
-def _grays(picture: Picture) -> npt.NDArray[np.uint8]:
+def _grays(picture: Picture, locate: Callable[[str], Path]) -> npt.NDArray[np.uint8]:
     """What becomes of each stored value: P-values are spread evenly between black and white (PS3.14)."""
     shares = np.linspace(0, 1, 1 << picture.image.bits_stored)
+    if picture.curve:
+        shares = np.fromfile(locate(picture.curve), np.uint8) / 255
     if picture.inverted:
         shares = shares[::-1]
     return np.rint(picture.black + (picture.white - picture.black) * shares).astype(np.uint8)

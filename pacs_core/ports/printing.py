@@ -59,6 +59,7 @@ class Picture:
         crop: what is shown of it.
         target: where, within the page.
         black, white: the gray of the page, from 0 to 255, that its lowest and its highest P-value become.
+        curve: the file of the P-values that its values become, a byte each; "" where each value is its own.
     """
 
     image: Image
@@ -68,6 +69,7 @@ class Picture:
     inverted: bool
     black: int
     white: int
+    curve: str = ""
 
 
 @dataclass(frozen=True, slots=True)

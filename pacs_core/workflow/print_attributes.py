@@ -81,7 +81,7 @@ FILM_SESSION: Mapping[str, Attribute] = {
     "OwnerID": _any(),
 }
 
-# Table H.4-7. What smooths and configures is a matter of each printer: anything is taken, nothing has an effect.
+# Table H.4-7. What smooths and configures is a matter of each printer, and light one of films: anything is taken, nothing has an effect.
 FILM_BOX_CHANGES: Mapping[str, Attribute] = {
     "SpecificCharacterSet": _any(),
     "MagnificationType": _one_of("BILINEAR", "CUBIC", "REPLICATE", "NONE"),
@@ -91,6 +91,8 @@ FILM_BOX_CHANGES: Mapping[str, Attribute] = {
     "MinDensity": _density("0", 0),
     "MaxDensity": _density(str(DARKEST), DARKEST),
     "Trim": _one_of("NO", "YES"),
+    "Illumination": _any(),
+    "ReflectedAmbientLight": _any(),
     "ConfigurationInformation": _any(),
 }
 

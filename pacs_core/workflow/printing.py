@@ -9,18 +9,21 @@ from pacs_core.model import Header
 from pacs_core.ports.printing import Area, Box, Image, Page, Picture, Resampling
 from pacs_core.workflow import print_attributes as attributes
 from pacs_core.workflow.film import SUCCESS, Fit, Wanted, fit, gray_of, layout, pixels, raster_of
+from pacs_core.workflow.presentation_lut import Curve
 
 META_GRAY, META_COLOR = "1.2.840.10008.5.1.1.9", "1.2.840.10008.5.1.1.18"
 FILM_SESSION, FILM_BOX = "1.2.840.10008.5.1.1.1", "1.2.840.10008.5.1.1.2"
 GRAY_BOX, COLOR_BOX = "1.2.840.10008.5.1.1.4", "1.2.840.10008.5.1.1.4.1"
 PRINTER, PRINTER_INSTANCE = "1.2.840.10008.5.1.1.16", "1.2.840.10008.5.1.1.17"
+PRESENTATION_LUT = "1.2.840.10008.5.1.1.23"
 PRINT = 1  # the action type
 
-# Which SOP classes a presentation context carries (PS3.4 H.3.2.2); printers may also be asked on one of their own.
+# Which SOP classes a presentation context carries (PS3.4 H.3.2.2, H.3.3.2).
 MEMBERS: Mapping[str, frozenset[str]] = {
     META_GRAY: frozenset({FILM_SESSION, FILM_BOX, GRAY_BOX, PRINTER}),
     META_COLOR: frozenset({FILM_SESSION, FILM_BOX, COLOR_BOX, PRINTER}),
     PRINTER: frozenset({PRINTER}),
+    PRESENTATION_LUT: frozenset({PRESENTATION_LUT}),
 }
 BOX_CLASSES: Mapping[str, str] = {META_GRAY: GRAY_BOX, META_COLOR: COLOR_BOX}
 IMAGE_SEQUENCES: Mapping[str, str] = {GRAY_BOX: "BasicGrayscaleImageSequence", COLOR_BOX: "BasicColorImageSequence"}
@@ -28,6 +31,8 @@ IMAGE_SEQUENCES: Mapping[str, str] = {GRAY_BOX: "BasicGrayscaleImageSequence", C
 EMPTY_SESSION, EMPTY_FILM = 0xB602, 0xB603  # tables H.4-4 and H.4-9
 
 _MOST_FILMS = 100
+_MOST_CURVES = 100
+_CURVES = "ReferencedPresentationLUTSequence"
 _RESAMPLING = {"NONE": Resampling.NEAREST, "REPLICATE": Resampling.NEAREST, "CUBIC": Resampling.BICUBIC}
 
 
@@ -87,6 +92,7 @@ class FilmSession:
     def __init__(self, *, dpi: int) -> None:
         self._dpi = dpi
         self._session: _Session | None = None
+        self._curves: dict[str, Curve] = {}
 
     @property
     def attributes(self) -> Header:
@@ -95,9 +101,21 @@ class FilmSession:
 
     @property
     def files(self) -> frozenset[str]:
-        """The files of all images that are set."""
+        """The files of all images that are set, and of presentation LUTs."""
         films = self._session.films if self._session else []
-        return frozenset(box.image.file for film in films for box in film.boxes if box.image)
+        images = {box.image.file for film in films for box in film.boxes if box.image}
+        return frozenset(images | {curve.file for curve in self._curves.values() if curve.file})
+
+    def add_curve(self, uid: str, curve: Curve) -> None:
+        """N-CREATE of a presentation LUT, which belongs to the association (H.4.9.2.1)."""
+        if uid in self._curves or len(self._curves) >= _MOST_CURVES:
+            raise DuplicateInstance(f"there is such a presentation LUT already, or {_MOST_CURVES} of them")
+        self._curves[uid] = curve
+
+    def delete_curve(self, uid: str) -> None:
+        """N-DELETE of a presentation LUT. What refers to it is as if it did not."""
+        if self._curves.pop(uid, None) is None:
+            raise NotFound("there is no such presentation LUT on this association")
 
     def create(self, uid: str, given: Header) -> Answer:
         """N-CREATE of the session."""
@@ -138,8 +156,9 @@ class FilmSession:
         parent = attributes.item(given, "ReferencedFilmSessionSequence")
         if parent is None or parent.get("ReferencedSOPInstanceUID") != session.uid:
             raise InvalidAttributeValue("the film box is of another film session")
-        taken, status = attributes.settled(given, attributes.FILM_BOX, required=_FILM_REQUIRED)
-        said: Header = attributes.initial(attributes.FILM_BOX) | taken | {keyword: given[keyword] for keyword in _FILM_REQUIRED}
+        taken, status = attributes.settled(given, attributes.FILM_BOX, required=(*_FILM_REQUIRED, _CURVES))
+        required: Header = {keyword: given[keyword] for keyword in _FILM_REQUIRED}
+        said = attributes.initial(attributes.FILM_BOX) | taken | required | self._referred(given)
         film = self._film(uid, box_class, said, box_uids)
         session.films.append(film)
         return Answer(status, film.attributes)
@@ -151,9 +170,10 @@ class FilmSession:
     def change_film(self, uid: str, given: Header) -> Answer:
         """N-SET of the film that was created last."""
         film = self._last(uid)
-        taken, status = attributes.settled(given, attributes.FILM_BOX_CHANGES)
-        _check_densities(film.attributes | taken)
-        film.attributes = film.attributes | taken
+        taken, status = attributes.settled(given, attributes.FILM_BOX_CHANGES, required=(_CURVES,))
+        changed = film.attributes | taken | self._referred(given)
+        _check_densities(changed)
+        film.attributes = changed
         return Answer(status, film.attributes)
 
     def delete_film(self, uid: str) -> None:
@@ -176,11 +196,11 @@ class FilmSession:
         if attributes.text(given, "ImageBoxPosition") != str(box.position):
             raise InvalidAttributeValue(f"this image box has the position {box.position}")
         told = attributes.item(given, sequence)
-        taken, status = attributes.settled(given, attributes.IMAGE_BOX, required=("ImageBoxPosition", sequence))
+        taken, status = attributes.settled(given, attributes.IMAGE_BOX, required=("ImageBoxPosition", sequence, _CURVES))
         image = attributes.image_of(told, file, length, is_color=box_class == COLOR_BOX) if told else None
-        changed = _ImageBox(box.uid, box.position, box.area, box.attributes | taken, image)
+        changed = _ImageBox(box.uid, box.position, box.area, box.attributes | taken | self._referred(given), image)
         _check_densities({keyword: film.told(keyword, changed) for keyword in ("MinDensity", "MaxDensity")})
-        fitted = self._fit(film, changed, image).status if image else SUCCESS
+        fitted = self._checked(film, changed, image).status if image else SUCCESS
         box.attributes, box.image = changed.attributes, image
         return Answer(max(status, fitted), {"ImageBoxPosition": str(box.position)} | box.attributes)
 
@@ -215,6 +235,29 @@ class FilmSession:
         boxes = [_ImageBox(box_uid, number, area) for number, (box_uid, area) in enumerate(zip(box_uids, areas, strict=True), 1)]
         references: list[Header] = [{"ReferencedSOPClassUID": box_class, "ReferencedSOPInstanceUID": box.uid} for box in boxes]
         return _Film(uid, box_class, said | {"ReferencedImageBoxSequence": references}, width, height, boxes)
+
+    def _referred(self, given: Header) -> Header:
+        """The presentation LUT that is referred to, if there is one; an empty sequence refers to none any more."""
+        references = given.get(_CURVES)
+        if references is None:
+            return {}
+        if isinstance(references, list) and all(each.get("ReferencedSOPInstanceUID") in self._curves for each in references):
+            return {_CURVES: references}
+        raise InvalidAttributeValue("there is no such presentation LUT on this association")
+
+    def _curve(self, film: _Film, box: _ImageBox, image: Image) -> str:
+        """The file of the curve of an image: its own, or that of its film (H.4.3.1.2.1.1)."""
+        references = box.attributes.get(_CURVES) or film.attributes.get(_CURVES)
+        if not references or not isinstance(references, list) or film.box_class == COLOR_BOX:
+            return ""
+        curve = self._curves.get(str(references[0].get("ReferencedSOPInstanceUID")), Curve())
+        if curve.entries not in (0, 1 << image.bits_stored):
+            raise InvalidAttributeValue(f"a presentation LUT of {curve.entries} entries is none for an image of {image.bits_stored} bits")
+        return curve.file
+
+    def _checked(self, film: _Film, box: _ImageBox, image: Image) -> Fit:
+        self._curve(film, box, image)
+        return self._fit(film, box, image)
 
     def _fit(self, film: _Film, box: _ImageBox, image: Image) -> Fit:
         size = film.told("RequestedImageSize", box)
@@ -255,6 +298,7 @@ class FilmSession:
             inverted=image.inverted != (film.told("Polarity", box) == "REVERSE"),
             black=0 if is_color else gray_of(film.told("MaxDensity", box)),
             white=255 if is_color else gray_of(film.told("MinDensity", box)),
+            curve=self._curve(film, box, image),
         )
 
 

@@ -21,6 +21,7 @@ from pacs_core.errors import FilmQueueFull, InvalidAttributeValue, NotFound, Pri
 from pacs_core.model import Header, Permission, parse_uid
 from pacs_core.ports.printing import PrintJob, PrintJobs
 from pacs_core.storage.print_spool import PrintSpool, SessionImages
+from pacs_core.workflow.presentation_lut import Curve, values_of
 from pacs_core.workflow.printing import (
     BOX_CLASSES,
     COLOR_BOX,
@@ -28,6 +29,7 @@ from pacs_core.workflow.printing import (
     FILM_SESSION,
     GRAY_BOX,
     MEMBERS,
+    PRESENTATION_LUT,
     PRINT,
     PRINTER,
     PRINTER_INSTANCE,
@@ -66,7 +68,7 @@ class PrintService(Service):
         self._desks: dict[str, _Desk] = {}  # by association
 
     def supports(self, abstract_syntax: str) -> frozenset[str]:
-        """The two meta SOP classes and the printer, little endian."""
+        """The two meta SOP classes, presentation LUTs and the printer, little endian."""
         return _SYNTAXES if abstract_syntax in MEMBERS else frozenset()
 
     def serve(self, assoc: Association, context: Context, command: Command) -> None:
@@ -100,6 +102,10 @@ class PrintService(Service):
             GRAY_BOX: {CommandField.N_SET: desk.set_image},
             COLOR_BOX: {CommandField.N_SET: desk.set_image},
             PRINTER: {CommandField.N_GET: self._get},
+            PRESENTATION_LUT: {
+                CommandField.N_CREATE: desk.create_curve,
+                CommandField.N_DELETE: lambda request: _deleted(session.delete_curve, request),
+            },
         }
         return operations[member]
 
@@ -173,9 +179,17 @@ class _Desk:
         given = header_of(request.attributes)
         return _changed(self.session.set_image(request.sop_instance, request.sop_class, given, file, length))
 
+    def create_curve(self, request: Request) -> Reply:
+        """N-CREATE of a presentation LUT; its values go where the images are."""
+        uid = parse_uid(request.sop_instance or _new_uid(), name="Affected SOP Instance UID")
+        values = values_of(request.attributes)
+        self.session.add_curve(uid, Curve(self._opened().add(values), len(values)) if values else Curve())
+        return Reply(attributes=request.attributes, sop_instance=uid)
+
     def hand_over(self, job: PrintJob) -> None:
         """The images of a job are the job's from now on. StorageFull, StorageUnavailable."""
-        names = {box.picture.image.file for page in job.pages for box in page.boxes if box.picture}
+        pictures = [box.picture for page in job.pages for box in page.boxes if box.picture]
+        names = {picture.image.file for picture in pictures} | {picture.curve for picture in pictures if picture.curve}
         self._opened().hand_over(job.uid, names)
 
     def tidy(self) -> None:

@@ -36,6 +36,7 @@ Type = {kind}
 DisplayFormat = 1,1\\2,1
 FilmSizeID = A4\\14INX17IN
 Supports12Bit = true
+SupportsPresentationLUT = true
 MagnificationType = NONE\\BILINEAR
 """
 
@@ -146,7 +147,7 @@ def test_dcmtk_prints(new_listener: NewListener, tmp_path: Path) -> None:
     listener = new_listener()
     images = Study("MR", instances=2, attributes=WHOLE_RANGE).write(tmp_path / "in")
     config = dcmtk_config(tmp_path, listener.scp, "PRINTER")
-    layout = ("--layout", "2", "1", "--filmsize", "A4", "--magnification", "NONE")
+    layout = ("--layout", "2", "1", "--filmsize", "A4", "--magnification", "NONE", "--identity", "--illumination", "2000")
     assert_succeeded(run(["dcmpsprt", "-c", config, "-p", "ARCHIVE", *layout, *images]))
     (stored,) = (tmp_path / "database").glob("SP*")
     assert_succeeded(run(["dcmprscu", "-v", "-c", config, "-p", "ARCHIVE", stored]))

@@ -28,6 +28,7 @@ from pacs_core.workflow.printing import (
     GRAY_BOX,
     META_COLOR,
     META_GRAY,
+    PRESENTATION_LUT,
     PRINT,
     PRINTER,
     PRINTER_INSTANCE,
@@ -79,26 +80,34 @@ class Scu:
         self.meta = meta
         self.boxes: list[str] = []
 
-    def ask(self, operation: CommandField, sop_class: str, uid: str, ds: Dataset | None = None, *, type_id: int = 0) -> int:
-        answer, attributes = client.normalized(self.assoc, sop_class, operation, uid, ds, type_id=type_id, context_class=self.meta)
+    def ask(
+        self, operation: CommandField, sop_class: str, uid: str, ds: Dataset | None = None, *, type_id: int = 0, context: str = ""
+    ) -> int:
+        answer, attributes = client.normalized(
+            self.assoc, sop_class, operation, uid, ds, type_id=type_id, context_class=context or self.meta
+        )
         self.boxes = [str(item.ReferencedSOPInstanceUID) for item in attributes.get("ReferencedImageBoxSequence", ())] or self.boxes
         return answer.Status or 0
 
-    def open(self, display_format: str = "STANDARD\\1,1") -> None:
+    def open(self, display_format: str = "STANDARD\\1,1", **attributes: Any) -> None:
         assert self.ask(CommandField.N_CREATE, FILM_SESSION, "1.1") == 0x0000
-        assert self.ask(CommandField.N_CREATE, FILM_BOX, "1.2", film(display_format)) == 0x0000
+        assert self.ask(CommandField.N_CREATE, FILM_BOX, "1.2", film(display_format, **attributes)) == 0x0000
 
-    def set_image(self, ds: Dataset, sop_class: str = GRAY_BOX) -> int:
+    def set_image(self, ds: Dataset, sop_class: str = GRAY_BOX, **attributes: Any) -> int:
+        for keyword, value in attributes.items():
+            setattr(ds, keyword, value)
         return self.ask(CommandField.N_SET, sop_class, self.boxes[0], ds)
 
     def print(self, sop_class: str = FILM_BOX, uid: str = "1.2", *, type_id: int = PRINT) -> int:
         return self.ask(CommandField.N_ACTION, sop_class, uid, type_id=type_id)
 
 
-def film(display_format: str) -> Dataset:
+def film(display_format: str, **attributes: Any) -> Dataset:
     parent, ds = Dataset(), Dataset()
     parent.ReferencedSOPClassUID, parent.ReferencedSOPInstanceUID = FILM_SESSION, "1.1"
     ds.ImageDisplayFormat, ds.ReferencedFilmSessionSequence = display_format, [parent]
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
     return ds
 
 
@@ -120,8 +129,9 @@ def printer(tmp_path: Path, jobs: Jobs) -> Iterator[Callable[..., Any]]:
     with running(Listener(("127.0.0.1", 0), ae_title="PACS", services=[service], limits=Limits())) as port:
 
         @contextmanager
-        def associate(meta: str = META_GRAY) -> Iterator[Scu]:
-            assoc = Caller("CT1").associate(Peer(AETitle("PACS"), "127.0.0.1", port), [Proposal(meta, LITTLE_ENDIAN)])
+        def associate(meta: str = META_GRAY, *others: str, syntax: str = LITTLE_ENDIAN[0]) -> Iterator[Scu]:
+            proposals = [Proposal(each, [syntax]) for each in (meta, *others)]
+            assoc = Caller("CT1").associate(Peer(AETitle("PACS"), "127.0.0.1", port), proposals)
             yield Scu(assoc, meta)
             assoc.release()
 
@@ -249,6 +259,68 @@ def test_a_message_beyond_all_bounds_is_refused_and_the_association_goes_on(
         scu.open()
         assert scu.set_image(image(99, 99)) == 0xC605
         assert scu.set_image(image(10, 10)) == 0x0000
+
+
+def lut(bits: int = 8, entries: int = 256, **changes: Any) -> Dataset:
+    ds, item = Dataset(), Dataset()
+    item.LUTDescriptor = [entries, 0, bits]
+    item.LUTData = list(range((1 << bits) - 1, -1, -((1 << bits) // entries)))
+    item["LUTData"].VR = "US"
+    ds.PresentationLUTSequence = [item]
+    for keyword, value in changes.items():
+        setattr(item, keyword, value)
+    return ds
+
+
+def identity(shape: str = "IDENTITY") -> Dataset:
+    ds = Dataset()
+    ds.PresentationLUTShape = shape
+    return ds
+
+
+def referring(uid: str) -> list[Dataset]:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = PRESENTATION_LUT, uid
+    return [item]
+
+
+@pytest.mark.parametrize("syntax", LITTLE_ENDIAN)
+def test_a_presentation_lut_is_spooled_with_the_images_that_it_is_for(
+    printer: Callable[..., Any], jobs: Jobs, tmp_path: Path, syntax: str
+) -> None:
+    with printer(META_GRAY, PRESENTATION_LUT, syntax=syntax) as scu:
+        assert scu.ask(CommandField.N_CREATE, PRESENTATION_LUT, "1.8", lut(), context=PRESENTATION_LUT) == 0x0000
+        assert scu.ask(CommandField.N_CREATE, PRESENTATION_LUT, "1.9", identity(), context=PRESENTATION_LUT) == 0x0000
+        scu.open("STANDARD\\1,1", ReferencedPresentationLUTSequence=referring("1.8"))
+        assert scu.set_image(image()) == 0x0000
+        assert scu.print() == 0x0000
+        assert scu.set_image(image(), ReferencedPresentationLUTSequence=referring("1.9")) == 0x0000
+        assert scu.print() == 0x0000
+        assert scu.ask(CommandField.N_DELETE, PRESENTATION_LUT, "1.8", context=PRESENTATION_LUT) == 0x0000
+        assert scu.ask(CommandField.N_DELETE, PRESENTATION_LUT, "1.8", context=PRESENTATION_LUT) == 0x0112
+    first, second = (job.pages[0].boxes[0].picture for job in jobs.entered)
+    assert first is not None
+    assert second is not None
+    assert second.curve == ""
+    assert (tmp_path / "print" / "jobs" / jobs.entered[0].uid / first.curve).read_bytes() == bytes(range(255, -1, -1))
+
+
+def test_a_presentation_lut_that_we_do_not_have_is_refused(printer: Callable[..., Any]) -> None:
+    with printer(META_GRAY, PRESENTATION_LUT) as scu:
+
+        def create(ds: Dataset | None) -> int:
+            return int(scu.ask(CommandField.N_CREATE, PRESENTATION_LUT, "1.8", ds, context=PRESENTATION_LUT))
+
+        both = lut()
+        both.PresentationLUTShape = "IDENTITY"
+        assert create(None) == 0x0120
+        for wrong in (identity("LIN OD"), both, lut(entries=128), lut(LUTDescriptor=[256, 1, 8]), lut(LUTDescriptor=[256, 0, 7])):
+            assert create(wrong) == 0x0106
+        assert create(lut(12, 4096)) == 0x0000
+        assert create(identity()) == 0x0111
+        scu.open("STANDARD\\1,1", ReferencedPresentationLUTSequence=referring("1.8"))
+        assert scu.set_image(image()) == 0x0106  # it has 8 bits
+        assert scu.set_image(image(), ReferencedPresentationLUTSequence=referring("1.7")) == 0x0106
 
 
 def test_two_associations_have_nothing_in_common(printer: Callable[..., Any]) -> None:

@@ -96,6 +96,15 @@ def test_densities_narrow_what_the_values_are_spread_over(tmp_path: Path, locate
     assert list(shown[0, :2]) == [20, 200]
 
 
+@pytest.mark.parametrize("is_inverted", [False, True])
+def test_a_presentation_lut_says_what_the_values_become(tmp_path: Path, locate: Callable[[str], Path], is_inverted: bool) -> None:
+    sent, where = noise(10, 20), Area(0, 0, 20, 10)
+    curve = np.arange(256, dtype=np.uint8) // 2
+    curve.tofile(tmp_path / "curve")
+    shown = pixels(page(Box(where, 0, picture(sent, where, tmp_path / "1", curve="curve", inverted=is_inverted))), locate)[:10, :20]
+    assert np.array_equal(shown, curve[255 - sent if is_inverted else sent])
+
+
 def test_only_the_crop_is_shown(tmp_path: Path, locate: Callable[[str], Path]) -> None:
     sent, where = noise(30, 40), Area(0, 0, 20, 10)
     shown = pixels(page(Box(where, 0, picture(sent, where, tmp_path / "1", crop=Area(5, 7, 20, 10)))), locate)

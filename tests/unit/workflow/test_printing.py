@@ -109,7 +109,8 @@ def test_a_film_names_its_image_boxes(session: FilmSession) -> None:
         ({"BorderDensity": "GREEN"}, OUT_OF_RANGE),
         ({"RequestedResolutionID": "HIGH"}, OUT_OF_RANGE),
         ({"SmoothingType": "7"}, 0x0000),
-        ({"Illumination": "2000"}, UNKNOWN_ATTRIBUTE),
+        ({"Illumination": "2000"}, 0x0000),
+        ({"AnnotationDisplayFormatID": "1"}, UNKNOWN_ATTRIBUTE),
     ],
 )
 def test_a_film_is_made_with_a_warning_where_it_is_not_what_was_asked_for(session: FilmSession, given: dict[str, str], status: int) -> None:
