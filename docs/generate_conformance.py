@@ -12,9 +12,10 @@ from pacs_core.dicom.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_V
 from pacs_core.dicom.sop_classes import storage_sop_classes, transfer_syntaxes
 from pacs_core.dimse.connection import ASSOCIATE_LIMIT, MAXIMUM_LENGTH
 from pacs_core.dimse.information_models import MODELS
-from pacs_core.dimse.services import Service
+from pacs_core.dimse.services import UNCOMPRESSED, Service
 from pacs_core.dimse.services.commitment import CommitmentService
 from pacs_core.dimse.services.performed_step import MPPS_NOTIFICATION, PerformedStepService
+from pacs_core.dimse.services.printing import LARGEST_MESSAGE, LONGEST_QUEUE, PrintService
 from pacs_core.dimse.services.query import QueryService, options_of
 from pacs_core.dimse.services.retrieve import Retrieve
 from pacs_core.dimse.services.storage import Storage
@@ -23,7 +24,7 @@ from pacs_core.dimse.services.verification import Verification
 from pacs_core.dimse.services.worklist import WorklistService
 from pacs_core.model import Level
 from pacs_core.settings import Settings
-from pacs_core.workflow import unified_states
+from pacs_core.workflow import film, print_attributes, unified_states
 from pacs_core.workflow import unified_step as unified
 from pacs_core.workflow.commitment import FailureReason
 from pacs_core.workflow.final_state import FINAL_STATE
@@ -42,8 +43,8 @@ What the archive accepts, offers and answers, in the terms of PS3.2. What depend
 ## Overview
 
 One application entity, `ae_title` (default `PACS`), is SCP of all services below on one port, `dicom_port` (default 11112), and calls
-[peers](operating.md#peers) as SCU: storage for C-MOVE and `pacs store`, query and retrieve and verification for the command line, storage
-commitment, MPPS, and event reports of the services of which it is SCP.
+[peers](operating.md#peers) as SCU: storage for C-MOVE and `pacs store`, query and retrieve, verification and print management for the
+command line, storage commitment, MPPS, and event reports of the services of which it is SCP.
 """
 
 UNIFIED_STEPS = """\
@@ -87,6 +88,7 @@ def page() -> str:
         _steps(),
         _commitment(),
         _unified_steps(),
+        _printing(),
         CHARACTER_SETS,
         SECURITY,
     ]
@@ -138,12 +140,13 @@ def _services() -> Mapping[str, Service]:
         "Modality Performed Procedure Step": PerformedStepService(nothing),
         "Storage Commitment": CommitmentService(nothing, nothing, nothing, nothing, nothing),
         "Unified Procedure Step": UnifiedStepService(nothing, nothing, worklist="", told=nothing),
+        "Print Management": PrintService(nothing, nothing, dpi=0, ae_title=""),
         "Storage": Storage(nothing, nothing, private=False),
     }
 
 
 def _sop_classes() -> str:
-    known = {uid for uid, entry in UID_dictionary.items() if entry[1] == "SOP Class"} | storage_sop_classes()
+    known = {uid for uid, entry in UID_dictionary.items() if entry[1] in ("SOP Class", "Meta SOP Class")} | storage_sop_classes()
     rows: list[str] = []
     for name, service in _services().items():
         supported = sorted((uid for uid in known if service.supports(uid)), key=_numbers)
@@ -159,7 +162,7 @@ def _sop_classes() -> str:
 
 
 def _syntaxes(supported: frozenset[str]) -> str:
-    return "all" if supported == transfer_syntaxes() else "uncompressed"
+    return "all" if supported == transfer_syntaxes() else "uncompressed" if supported >= UNCOMPRESSED else "uncompressed, little endian"
 
 
 def _transfer_syntaxes() -> str:
@@ -281,6 +284,51 @@ def _cell(outcome: Outcome | None) -> str:
     if isinstance(outcome, Already):
         return f"{outcome:04X} (warning)"
     return " then ".join(outcome) if outcome else "the performer is told"
+
+
+def _printing() -> str:
+    tables = {
+        "film session": print_attributes.FILM_SESSION,
+        "film box": print_attributes.FILM_BOX,
+        "image box": print_attributes.IMAGE_BOX,
+    }
+    rows = [
+        f"| {instance} | {keyword} | {attribute.initial or 'none'} | {'yes' if keyword in _CHANGEABLE[instance] else 'no'} |"
+        for instance, table in tables.items()
+        for keyword, attribute in table.items()
+    ]
+    introduction = f"""\
+## Print management
+
+Both meta SOP classes are served, with one film session an association, which ends with it. N-ACTION prints a film or a session; it is answered once the
+job is safe, and rendered then. Print Job and annotations are not supported. The printer is always NORMAL, so that it never has an event to
+report.
+
+- Image Display Formats are STANDARD, ROW and COL with at most 100 images (0106 for others). Position 1 is at the top left; COL counts down its
+  columns, everything else along its rows.
+- Film sizes are A3, A4 and whatever is written as inches or centimetres (14INX17IN, 24CMX30CM) between 5 and 140 cm a side. A film has `print_dpi`
+  pixels an inch, {film.MOST_PIXELS // 1_000_000} million at most (0106), a margin of 5 mm, and 2 mm between its image boxes.
+- Images are unsigned: 8 bits, or up to 16 of 16 bits allocated in gray, RGB in either planar configuration in color. An image fills its box; with
+  Magnification Type NONE, or a Requested Image Size, it is as large as that says. One that is larger than its box is demagnified (B604), or decimated (B60A),
+  cropped on all sides to its middle (B609) or refused (C603), as is requested; with NONE it is refused unless it may be cropped.
+- Densities go from 0 to {film.DARKEST} hundredths; more becomes that (B605). They are perceived as PS3.14 has it, at 2000 and 10 cd/m².
+- Presentation LUTs are IDENTITY (LIN OD is refused with 0106) or a table of 256 or 4096 entries from 0 on, for images of 8 and of 12 bits. One belongs to
+  its association, and is referred to by film boxes and grayscale image boxes.
+- A value that is not supported becomes the default below (0116). An attribute that is not supported is ignored (0107); memory is not allocated (B600).
+  Copies, medium and destination are written down; smoothing, configuration, illumination and
+  reflected ambient light are taken and have no effect.
+- An image of more than {LARGEST_MESSAGE >> 20} MiB, or one that `print_spool_bytes` has no room for, is refused (C605), a full disk answers 0213. More than
+  {LONGEST_QUEUE} jobs do not wait (C601, C602). A film without images is printed with a warning (B603; of a session B602).
+
+"""
+    return introduction + _table(("instance", "attribute", "default", "may be set later"), rows)
+
+
+_CHANGEABLE: Mapping[str, Iterable[str]] = {
+    "film session": print_attributes.FILM_SESSION,
+    "film box": print_attributes.FILM_BOX_CHANGES,
+    "image box": print_attributes.IMAGE_BOX,
+}
 
 
 def _table(head: Sequence[str], rows: Iterable[str]) -> str:

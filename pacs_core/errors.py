@@ -16,6 +16,9 @@
     │   ├── InvalidAttributeValue   an attribute has a value that the Standard or the archive does not allow there
     │   ├── UnknownAction           an action or event type that the SOP class does not have
     │   ├── FinishedStep            a performed procedure step that has ended cannot be changed
+    │   ├── ClassConflict           an instance is of another SOP class than the request says
+    │   ├── EmptyFilmSession        a film session without a film is to be printed
+    │   ├── ImageTooLarge           an image does not fit its box on a film, and must not be made to
     │   └── UnifiedStepError        what is asked of a unified procedure step does not suit it as it is
     │       ├── NoUnifiedStep       there is none of that UID
     │       ├── FinalUnifiedStep    it is over and cannot be changed
@@ -34,7 +37,10 @@
     │   ├── StorageUnavailable      a tier cannot be read or written
     │   ├── ObjectArchived          an object is in a class of its provider that has to be rehydrated before it can be read
     │   ├── IndexUnavailable        PostgreSQL or the lake does not answer
-    │   └── PeerUnavailable         a remote application entity refused, vanished or timed out
+    │   ├── PeerUnavailable         a remote application entity refused, vanished or timed out
+    │   ├── PrinterFull             no room for an image that is to be printed
+    │   ├── FilmQueueFull           too many prints are waiting for one more film
+    │   └── SessionQueueFull        the same, for a film session
     └── IntegrityError              what is held is not what was stored; never served, never retried
         ├── ObjectMissing           indexed, but not on its tier
         ├── ChecksumMismatch        the bytes do not hash to the indexed SHA-256
@@ -238,6 +244,24 @@ class UnsuitedAction(UnifiedStepError):
     normalized_status = 0xC314
 
 
+class ClassConflict(RequestError):
+    """An instance that is of another SOP class than the request says. 0119: class-instance conflict."""
+
+    normalized_status = 0x0119
+
+
+class EmptyFilmSession(RequestError):
+    """A film session without a film is to be printed. C600 (PS3.4 table H.4-4)."""
+
+    normalized_status = 0xC600
+
+
+class ImageTooLarge(RequestError):
+    """An image is larger than its image box, and must not be made to fit. C603 (PS3.4 table H.4.3.1.2.1.2-1)."""
+
+    normalized_status = 0xC603
+
+
 class UnavailableError(PacsError):
     """Ours is at fault for now. A700: out of resources."""
 
@@ -271,6 +295,25 @@ class PeerUnavailable(UnavailableError):
     """A remote application entity refused the association, vanished or timed out."""
 
     http_status = 502
+
+
+class PrinterFull(UnavailableError):
+    """No room for an image that is to be printed. C605: insufficient memory (PS3.4 table H.4.3.1.2.1.2-1)."""
+
+    normalized_status = 0xC605
+    http_status = 507
+
+
+class FilmQueueFull(UnavailableError):
+    """Too many prints are waiting for one more film. C602 (PS3.4 table H.4-9)."""
+
+    normalized_status = 0xC602
+
+
+class SessionQueueFull(UnavailableError):
+    """Too many prints are waiting for one more film session. C601 (PS3.4 table H.4-4)."""
+
+    normalized_status = 0xC601
 
 
 class IntegrityError(PacsError):

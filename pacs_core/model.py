@@ -296,6 +296,7 @@ class Permission(StrEnum):
     MPPS = "mpps"
     UPS = "ups"
     COMMITMENT = "commitment"
+    PRINT = "print"
 
 
 @dataclass(frozen=True, slots=True)

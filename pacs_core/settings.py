@@ -262,6 +262,19 @@ class Settings(BaseSettings):
     )
     report_retry_longest: float = Field(600, ge=1, le=86_400, description="Seconds between two such attempts at most.")
     report_give_up_days: float = Field(7, ge=0.01, le=365, description="Days after which an event report is given up.")
+    print_dpi: int = Field(
+        300, ge=72, le=600, description="Pixels of an inch of film: a page of 14×17 inches has 4200×5100 of them by default."
+    )
+    print_store: bool = Field(
+        False, description="Whether each printed page is also stored as an instance (Secondary Capture), a study for each print job."
+    )
+    print_spool_bytes: int = Field(
+        4 << 30,
+        ge=1 << 20,
+        le=1 << 50,
+        description="Bytes of images that wait to be printed at most; one more is refused with C605.",
+    )
+    print_keep_days: float = Field(30, ge=0, le=3650, description="Days after which the flow `print-cleanup` removes what was printed.")
     worklist_in_progress: bool = Field(
         False, description="Whether modalities are still told of worklist items whose step has begun; of finished ones they never are."
     )
@@ -410,6 +423,16 @@ class Settings(BaseSettings):
     def cache_directory(self) -> Path:
         """Objects that were fetched from remote tiers."""
         return self.home / "cache"
+
+    @property
+    def print_spool(self) -> Path:
+        """Images that wait to be printed."""
+        return self.home / "print"
+
+    @property
+    def prints_directory(self) -> Path:
+        """What was printed."""
+        return self.home / "prints"
 
     @property
     def scheduler_address(self) -> str:

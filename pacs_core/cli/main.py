@@ -213,6 +213,41 @@ def get(
     network.get(network.target(home, peer, aet), level, root, key, output)
 
 
+@app.command("print")
+def print_(
+    paths: Annotated[list[Path], typer.Argument(help="DICOM files or folders. Of an instance with several frames, the first.")],
+    layout: Annotated[str, typer.Option(help="Images on a film, COLUMNSxROWS.")] = "1x1",
+    size: Annotated[str, typer.Option(help="Of the film, such as 14INX17IN or A4. Default: the printer's.", show_default=False)] = "",
+    landscape: Annotated[bool, typer.Option("--landscape", help="Lay the film on its side.")] = False,
+    copies: Annotated[int, typer.Option(min=1, max=99, help="Of each film.")] = 1,
+    medium: Annotated[str, typer.Option(help="Such as PAPER or BLUE FILM. Default: the printer's.", show_default=False)] = "",
+    magnification: Annotated[
+        str, typer.Option(help="REPLICATE, BILINEAR, CUBIC or NONE. Default: the printer's.", show_default=False)
+    ] = "",
+    label: Annotated[str, typer.Option(help="What the film session is called.", show_default=False)] = "",
+    color: Annotated[bool, typer.Option("--color", help="Print in color. Default: in gray.")] = False,
+    peer: Remote = "",
+    aet: Calling = "",
+    home: Home = None,
+) -> None:
+    """Print DICOM images on a peer (print management). Exit status 1 unless all of them are."""
+    from pacs_core.cli import network, printing
+    from pacs_core.dimse.printing import Wish
+
+    columns, rows = printing.layout(layout)
+    wish = Wish(
+        columns=columns,
+        rows=rows,
+        copies=copies,
+        film_size=size,
+        orientation="LANDSCAPE" if landscape else "",
+        medium=medium,
+        label=label,
+        magnification=magnification,
+    )
+    printing.print_files(network.target(home, peer, aet), paths, wish, color=color)
+
+
 @peers.command("add")
 def peer_add(
     ae_title: str,

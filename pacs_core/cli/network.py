@@ -102,19 +102,19 @@ def store(to: Target, paths: Sequence[Path], wanted: Commitment | None = None) -
     accepted: list[Reference] = []
     with output.progress("sent") as progression, closing(AssociationPool(to.caller, idle=0)) as pool:
         instances = []
-        for path in _files(paths):
+        for path in files_below(paths):
             try:
                 instances.append(_local_instance(path))
             except (PacsError, OSError) as exc:
                 failures += 1
-                progression.line(f"{_printable(path)}: not sent: {exc}")
+                progression.line(f"{printable(path)}: not sent: {exc}")
         for outcome in sending.deliver(pool, to.peer, instances, lambda instance: open_data_set(instance.path)):
             progression.advance(total=len(instances))
             if sending.is_success(outcome.status):
                 accepted.append(Reference(outcome.instance.SOPClassUID, outcome.instance.SOPInstanceUID))
             else:
                 failures += 1
-                progression.line(f"{_printable(outcome.instance.path)}: status {outcome.status:04X} {outcome.reason}".rstrip())
+                progression.line(f"{printable(outcome.instance.path)}: status {outcome.status:04X} {outcome.reason}".rstrip())
     if wanted is not None and accepted:
         failures += _commit(to, accepted, wanted)
     if failures:
@@ -130,7 +130,8 @@ def _commit(to: Target, accepted: Sequence[Reference], wanted: Commitment) -> in
     return len(failed)
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
+def files_below(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files that are given, and those in folders that are, in a stable order. DICOMDIRs describe others and are left out."""
     for path in paths:
         if path.is_dir():
             yield from (child for child in sorted(path.rglob("*")) if child.is_file() and child.name != "DICOMDIR")
@@ -236,6 +237,6 @@ def _ae_title(text: str) -> str:
         raise ConfigurationError(f"{text!r}: {exc}") from exc
 
 
-def _printable(path: Path) -> str:
+def printable(path: Path) -> str:
     """A path that may hold bytes of no encoding, for a line of text."""
     return str(path).encode("utf-8", "backslashreplace").decode()

@@ -70,6 +70,16 @@ class Command:
         return bool(self.CommandField & RESPONSE)
 
     @property
+    def sop_class(self) -> str:
+        """The SOP class that it is about, requested or affected; "" where it names none."""
+        return self.AffectedSOPClassUID or self.RequestedSOPClassUID or ""
+
+    @property
+    def sop_instance(self) -> str:
+        """The SOP instance that it is about, requested or affected; "" where it names none."""
+        return self.AffectedSOPInstanceUID or self.RequestedSOPInstanceUID or ""
+
+    @property
     def operation(self) -> str:
         """The operation that it asks for or answers, such as C-STORE; "other" where it is none of CommandField."""
         return _OPERATIONS.get(self.CommandField & ~RESPONSE, "other")

@@ -249,6 +249,8 @@ class Listener:
         except AssociationEnded as exc:
             reason = str(exc)
         finally:
+            for service in self._services:
+                service.ended(assoc)
             seconds = time.perf_counter() - session.accepted_at
             log_closed(assoc, tally, reason=reason, in_order=in_order, seconds=seconds)
             self._record(record_of(assoc, tally, ended=reason, seconds=seconds))

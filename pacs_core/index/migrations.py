@@ -452,6 +452,32 @@ _STEPS = (
     """,
     # Until when somebody is delivering it; what is merely put off is not leased.
     "ALTER TABLE pacs.event_report ADD COLUMN leased_until timestamptz",
+    # What was printed here. The content is what is rendered; once that is done nobody needs it.
+    """
+    CREATE TABLE pacs.print_job (
+        job text PRIMARY KEY,
+        calling_ae text NOT NULL,
+        "FilmSessionLabel" text NOT NULL,
+        "NumberOfCopies" integer NOT NULL,
+        "PrintPriority" text NOT NULL,
+        "MediumType" text NOT NULL,
+        "FilmDestination" text NOT NULL,
+        "OwnerID" text NOT NULL,
+        pages integer NOT NULL,
+        images integer NOT NULL,
+        state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'printed', 'failed', 'removed')),
+        requested_at timestamptz NOT NULL DEFAULT now(),
+        printed_at timestamptz,
+        path text NOT NULL DEFAULT '',
+        "StudyInstanceUID" text NOT NULL DEFAULT '',
+        attempts integer NOT NULL DEFAULT 0,
+        next_attempt_at timestamptz NOT NULL DEFAULT now(),
+        last_error text NOT NULL DEFAULT '',
+        content json
+    )
+    """,
+    "CREATE INDEX print_job_pending ON pacs.print_job (next_attempt_at) WHERE state = 'pending'",
+    "CREATE INDEX print_job_printed ON pacs.print_job (printed_at) WHERE state = 'printed'",
 )
 
 

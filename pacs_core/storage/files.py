@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ATTEMPTS = 100
+_RESERVE_SHARE = 20  # at most a twentieth of the file system is kept free
 
 # linux/fs.h
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
@@ -65,11 +66,24 @@ def write_all_at(fd: int, data: Buffer, offset: int) -> None:
 
 def fsync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    fsync_path(path, flags=os.O_DIRECTORY)
+
+
+def fsync_path(path: Path, *, flags: int = 0) -> None:
+    """Make a file's content, or the names in a directory, durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def check_reserve(directory: Path, reserve: int) -> None:
+    """StorageFull if less is free where a directory is than so many bytes, or a twentieth of the file system if that is less."""
+    status = os.statvfs(directory)
+    reserve = min(reserve, status.f_blocks * status.f_frsize // _RESERVE_SHARE)
+    if status.f_bavail * status.f_frsize < reserve:
+        raise StorageFull(f"less than the reserve of {reserve >> 20} MiB is free in {directory}")
 
 
 def make_directories(path: Path) -> None:

@@ -23,12 +23,14 @@ from typing import BinaryIO
 import structlog
 from typing_extensions import Buffer
 
-from pacs_core.errors import ObjectMissing, StorageFull, StorageUnavailable
+from pacs_core.errors import ObjectMissing, StorageUnavailable
 from pacs_core.ports import Incoming, Placement
 from pacs_core.storage.files import (
+    check_reserve,
     create_locked,
     create_unnamed,
     fsync_directory,
+    fsync_path,
     link_descriptor,
     make_directories,
     remove_abandoned,
@@ -54,7 +56,6 @@ IN_MEMORY = 1 << 20  # bytes of an arrival that are kept in memory; a larger one
 _KEPT_BUFFERS = 16
 OBJECT_MODE = 0o440
 _KNOWN_DIRECTORIES = 10_000
-_RESERVE_SHARE = 20  # at most a twentieth of the file system is kept free
 
 
 class _Buffers:
@@ -219,7 +220,8 @@ class LandingDirectory:
         """A new, empty incoming object. StorageFull if the reserve is all that is left."""
         with translated(f"opening {self._incoming}"):
             self._ensure_directory(self._incoming)
-            self._check_reserve()
+            if self._reserve:
+                check_reserve(self._incoming, self._reserve)
         return IncomingObject(self._incoming, self._buffers)
 
     def received(self, content: bytes, sha256: str) -> IncomingObject:
@@ -297,7 +299,7 @@ class LandingDirectory:
                 if not _hashes_to(source, sha256):
                     raise ObjectMissing(f"there is no such object {path} to retire")
                 os.link(source, target)
-            _fsync(target)
+            fsync_path(target)
             fsync_directory(target.parent)
             if source.exists() and source.samefile(target):
                 source.unlink()
@@ -349,14 +351,6 @@ class LandingDirectory:
             os.close(fd)
         fsync_directory(target.parent)
 
-    def _check_reserve(self) -> None:
-        if not self._reserve:
-            return
-        status = os.statvfs(self._incoming)
-        reserve = min(self._reserve, status.f_blocks * status.f_frsize // _RESERVE_SHARE)
-        if status.f_bavail * status.f_frsize < reserve:
-            raise StorageFull(f"less than the reserve of {reserve >> 20} MiB is free in {self._root}")
-
     def _is_durable(self, directory: Path) -> bool:
         """Sync a directory, and the names of it and those above it; False if that failed. One that is gone has nothing to be synced."""
         try:
@@ -396,7 +390,7 @@ class LandingDirectory:
             self._ensure_directory(directory)
             write_atomically(target.with_suffix(".json"), json.dumps(sidecar, indent=2).encode())
             link(target)
-            _fsync(target)
+            fsync_path(target)
             fsync_directory(directory)
         except FileNotFoundError:
             target.with_suffix(".json").unlink(missing_ok=True)
@@ -453,18 +447,10 @@ def _ours(incoming: Incoming) -> IncomingObject:
     return incoming
 
 
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _synced(path: Path) -> bool:
     """Sync a file or a directory; False if that failed. One that is gone has nothing to be synced."""
     try:
-        _fsync(path)
+        fsync_path(path)
     except FileNotFoundError:
         return True
     except OSError as exc:

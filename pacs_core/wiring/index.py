@@ -16,6 +16,7 @@ from pacs_core.index.maintenance import Upkeep
 from pacs_core.index.operational import FlowRuns, Peers, Plans, Recalls
 from pacs_core.index.postgres import Database
 from pacs_core.index.prefetches import Prefetches
+from pacs_core.index.print_jobs import PrintJobs
 from pacs_core.index.reader import LakeIndexReader
 from pacs_core.index.removals import Holds, LakeRemovals
 from pacs_core.index.sql import SQLSession
@@ -84,6 +85,11 @@ def worklist(settings: Settings) -> Worklist:
 def commitment_requests(settings: Settings) -> CommitmentRequests:
     """What we have asked peers to commit to."""
     return CommitmentRequests(Database(catalog_url(settings)))
+
+
+def print_jobs(settings: Settings) -> PrintJobs:
+    """What is to be printed, and what was."""
+    return PrintJobs(Database(catalog_url(settings)))
 
 
 def prefetches(settings: Settings) -> Prefetches:

@@ -5,6 +5,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from pacs_core.archive.captures import Captures
 from pacs_core.archive.indexing import wait_until_committed
 from pacs_core.archive.queries import Queries
 from pacs_core.archive.retrieval import Retrieval
@@ -17,6 +18,7 @@ from pacs_core.dimse.pool import AssociationPool
 from pacs_core.dimse.services import Service
 from pacs_core.dimse.services.commitment import CommitmentService
 from pacs_core.dimse.services.performed_step import PerformedStepService
+from pacs_core.dimse.services.printing import PrintService
 from pacs_core.dimse.services.query import QueryService
 from pacs_core.dimse.services.retrieve import Retrieve
 from pacs_core.dimse.services.storage import Storage
@@ -30,17 +32,20 @@ from pacs_core.index.event_reports import EventReports
 from pacs_core.index.operational import Peers
 from pacs_core.index.performed_steps import PerformedSteps
 from pacs_core.index.postgres import Database
+from pacs_core.index.print_jobs import PrintJobs
 from pacs_core.index.unified_steps import UnifiedSteps
 from pacs_core.index.worklist import Worklist
 from pacs_core.model import AssociationRecord, Header, PriorRequest
 from pacs_core.ports.modality import WorklistQuery
 from pacs_core.settings import Settings
 from pacs_core.storage.journal import SegmentJournal
+from pacs_core.storage.print_spool import PrintSpool
 from pacs_core.supervisor.postgres import catalog_url
 from pacs_core.telemetry.behind import Behind
 from pacs_core.telemetry.timing import Timings
 from pacs_core.wiring import exchange, index, intake, orders, tiers
 from pacs_core.workflow.committing import CommitmentChecker
+from pacs_core.workflow.rendering import Renderer
 from pacs_core.workflow.retries import Retries
 from pacs_core.workflow.subscriptions import GLOBAL
 from pacs_core.workflow.unified_events import of_restart, reports
@@ -63,10 +68,11 @@ def listener(settings: Settings) -> Iterator[Listener]:
         orders.prior_requests(settings, database) as expected,
         _courier(settings, database) as courier,
         _checker(settings, database, to, courier) as checker,
+        _renderer(settings, database, to) as renderer,
         closing(Behind[datetime](lambda starts: _announce_restart(database, starts[0]), name="restart")) as restarted,
     ):
         restarted.note(datetime.now(UTC))
-        services = _Serving(settings, to, pool, reading, database, asked, expected, courier, checker, Timings())
+        services = _Serving(settings, to, pool, reading, database, asked, expected, courier, checker, renderer, Timings())
         yield _listener(settings, services, associations)
 
 
@@ -101,6 +107,20 @@ def _checker(settings: Settings, database: Database, to: SegmentJournal, courier
         yield checker
 
 
+@contextmanager
+def _renderer(settings: Settings, database: Database, to: SegmentJournal) -> Iterator[Renderer]:
+    """Renders what is to be printed while the context lasts."""
+    captures = Captures(intake.ingest(settings, to), ae_title=settings.ae_title) if settings.print_store else None
+    jobs, spool, done = PrintJobs(database), _spool(settings), tiers.prints(settings)
+    with closing(Renderer(jobs, spool, done, captures, _retries(settings))) as rendering:
+        rendering.start()
+        yield rendering
+
+
+def _spool(settings: Settings) -> PrintSpool:
+    return PrintSpool(settings.print_spool, limit=settings.print_spool_bytes, reserve=settings.reserve_bytes)
+
+
 def _retries(settings: Settings) -> Retries:
     return Retries(
         timedelta(seconds=settings.report_retry_first),
@@ -122,6 +142,7 @@ class _Serving:
     expected: Behind[PriorRequest]
     courier: Courier
     checker: CommitmentChecker
+    renderer: Renderer
     timings: Timings
 
     def all(self) -> Sequence[Service]:
@@ -137,6 +158,13 @@ class _Serving:
             PerformedStepService(PerformedSteps(self.database), notified=settings.mpps_notify, told=self.courier.hasten),
             CommitmentService(Commitments(self.database), CommitmentRequests(self.database), self.checker, self.courier, known),
             UnifiedStepService(UnifiedSteps(self.database), known, worklist=settings.ae_title, told=self.courier.hasten),
+            PrintService(
+                PrintJobs(self.database),
+                _spool(settings),
+                dpi=settings.print_dpi,
+                ae_title=settings.ae_title,
+                told=self.renderer.hasten,
+            ),
         )
 
     def _expect(self, items: Sequence[Header]) -> None:

@@ -1,4 +1,4 @@
-"""Where objects are."""
+"""Where objects are, and prints."""
 
 import os
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from pacs_core.settings import Settings, TierSettings, load_settings
 from pacs_core.storage.configured import ConfiguredTiers
 from pacs_core.storage.landing import LandingDirectory
 from pacs_core.storage.options import TierOptions
+from pacs_core.storage.prints import Prints
 from pacs_core.storage.tiers import Tier, open_tier
 
 
@@ -39,6 +40,11 @@ def options_of(tier: TierSettings) -> TierOptions:
 def landing(settings: Settings) -> LandingDirectory:
     """Where instances are."""
     return LandingDirectory(settings.landing_root)
+
+
+def prints(settings: Settings) -> Prints:
+    """What was printed."""
+    return Prints(settings.prints_directory)
 
 
 def fill(settings: Settings, tier: str) -> Fill:

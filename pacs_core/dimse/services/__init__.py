@@ -10,7 +10,7 @@ from pacs_core.model import Permission
 UNCOMPRESSED = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
 
 SUCCESS, CANCEL, PENDING, PENDING_WITH_UNSUPPORTED_KEYS = 0x0000, 0xFE00, 0xFF00, 0xFF01
-UNRECOGNIZED_OPERATION, NOT_AUTHORIZED = 0x0211, 0x0124
+UNRECOGNIZED_OPERATION, NOT_AUTHORIZED, NO_SUCH_SOP_CLASS = 0x0211, 0x0124, 0x0118
 
 
 def refuse(
@@ -22,7 +22,7 @@ def refuse(
 
 
 class Service(Protocol):
-    """One service class. Stateless between messages; used by many associations at once.
+    """One service class, used by many associations at once. What it keeps of one between messages ends with it.
 
     As SCP, unless the peer may be: then requests also come on contexts in which we are SCU (`Context.as_scp` tells).
 
@@ -48,3 +48,7 @@ class Service(Protocol):
 
         Raises AssociationEnded when there is nobody left to answer; any other exception ends the association too.
         """
+
+    def ended(self, assoc: Association) -> None:  # noqa: ARG002 - most services keep nothing
+        """An association is over, on its own thread, in whatever way: what is kept of it goes. Never raises."""
+        return

@@ -15,7 +15,7 @@ from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import Command
 from pacs_core.dimse.connection import AssociationEnded
 from pacs_core.dimse.negotiation import Context
-from pacs_core.dimse.services import SUCCESS, refuse
+from pacs_core.dimse.services import NO_SUCH_SOP_CLASS, SUCCESS, refuse
 from pacs_core.errors import PacsError
 
 log = structlog.get_logger(__name__)
@@ -63,25 +63,48 @@ class Reply:
 
 
 Perform = Callable[[Request], Reply]
+Operations = Mapping[int, Perform]  # by command field
+Read = Callable[[Association, Context], Dataset]
 
 
-def serve(assoc: Association, context: Context, command: Command, operations: Mapping[int, Perform]) -> None:
+def whole(assoc: Association, context: Context) -> Dataset:
+    """The data set of a request, in memory. InvalidIdentifier; AssociationEnded for one that is larger than any that makes sense."""
+    data = assoc.identifier(context, limit=_LARGEST)
+    return identifiers.decode(data, context.transfer_syntax) if data else Dataset()
+
+
+def serve_member(assoc: Association, context: Context, command: Command, members: Mapping[str, Operations], *, read: Read = whole) -> None:
+    """Answer one request on a presentation context of a meta SOP class by the operations of the member that it names (PS3.4 H.3.2).
+
+    What is none of its members is no such SOP class (0118).
+    """
+    operations = members.get(command.sop_class)
+    if operations is None:
+        refuse(assoc, context, command, status=NO_SUCH_SOP_CLASS, comment="not a SOP class of this presentation context")
+    else:
+        serve(assoc, context, command, operations, read=read)
+
+
+def serve(assoc: Association, context: Context, command: Command, operations: Operations, *, read: Read = whole) -> None:
     """Answer one request by the function for its command field, or say that there is none (0211).
 
     PacsError becomes its `normalized_status`; everything else ends the association.
+
+    Args:
+        read: reads the request's data set to its end, where it has one.
     """
     perform = operations.get(command.CommandField)
     if perform is None:
         refuse(assoc, context, command)
         return
     try:
-        reply = perform(_request(assoc, context, command))
+        reply = perform(_request(assoc, context, command, read))
         data = identifiers.encode(reply.attributes, context.transfer_syntax) if reply.attributes else None
     except AssociationEnded:
         raise
     except PacsError as exc:
         log.warning(
-            "request_refused", association=assoc.id, operation=command.operation, SOPInstanceUID=_instance(command), reason=str(exc)
+            "request_refused", association=assoc.id, operation=command.operation, SOPInstanceUID=command.sop_instance, reason=str(exc)
         )
         assoc.send(context, command.response(exc.normalized_status, error_comment=str(exc), error_id=exc.error_id))
         return
@@ -103,18 +126,14 @@ def chosen(ds: Dataset, wanted: Sequence[int]) -> Dataset:
     return answer
 
 
-def _request(assoc: Association, context: Context, command: Command) -> Request:
-    data = assoc.identifier(context, limit=_LARGEST) if command.has_data_set else b""
+def _request(assoc: Association, context: Context, command: Command, read: Read) -> Request:
+    attributes = read(assoc, context) if command.has_data_set else Dataset()
     return Request(
         calling_ae=assoc.agreement.calling_ae,
         association=assoc.id,
-        sop_class=command.AffectedSOPClassUID or command.RequestedSOPClassUID or "",
-        sop_instance=_instance(command),
-        attributes=identifiers.decode(data, context.transfer_syntax) if data else Dataset(),
+        sop_class=command.sop_class,
+        sop_instance=command.sop_instance,
+        attributes=attributes,
         wanted=tuple(command.AttributeIdentifierList or ()),
         type_id=command.ActionTypeID or command.EventTypeID or 0,
     )
-
-
-def _instance(command: Command) -> str:
-    return command.AffectedSOPInstanceUID or command.RequestedSOPInstanceUID or ""
