@@ -18,7 +18,7 @@ class ExpiredPrint:
     job: str
     calling_ae: str
     pages: int
-    printed_at: str
+    ended_at: str
     path: str
 
 
@@ -28,7 +28,7 @@ def expired_prints(keep_days: float | None) -> Sequence[ExpiredPrint]:
     settings = load_settings()
     before = datetime.now(UTC) - timedelta(days=settings.print_keep_days if keep_days is None else keep_days)
     return [
-        ExpiredPrint(each.uid, each.calling_ae, each.pages, f"{each.printed_at:%Y-%m-%d %H:%M}", each.path)
+        ExpiredPrint(each.uid, each.calling_ae, each.pages, f"{each.ended_at:%Y-%m-%d %H:%M}", each.path)
         for each in index.print_jobs(settings).expired(before)
     ]
 
@@ -39,5 +39,6 @@ def remove_prints(prints: Sequence[ExpiredPrint]) -> None:
     settings = load_settings()
     jobs, files = index.print_jobs(settings), tiers.prints(settings)
     for each in prints:
-        files.remove(each.path)
+        if each.path:
+            files.remove(each.path)
         jobs.removed(each.job)

@@ -477,7 +477,7 @@ _STEPS = (
     )
     """,
     "CREATE INDEX print_job_pending ON pacs.print_job (next_attempt_at) WHERE state = 'pending'",
-    "CREATE INDEX print_job_printed ON pacs.print_job (printed_at) WHERE state = 'printed'",
+    "CREATE INDEX print_job_over ON pacs.print_job (coalesce(printed_at, requested_at)) WHERE state IN ('printed', 'failed')",
 )
 
 

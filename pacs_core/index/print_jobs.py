@@ -95,15 +95,19 @@ class PrintJobs:
         """See ports.printing.PrintJobs."""
         with self._database.transaction() as session:
             rows = session.run(
-                "SELECT job, calling_ae, pages, printed_at, path FROM pacs.print_job"
-                " WHERE state = 'printed' AND printed_at < :before ORDER BY printed_at",
+                "SELECT job, calling_ae, pages, coalesce(printed_at, requested_at) AS at, path FROM pacs.print_job"
+                " WHERE state IN ('printed', 'failed') AND coalesce(printed_at, requested_at) < :before ORDER BY at",
                 before=before,
             )
         return [Print(*row) for row in rows]
 
     def removed(self, uid: str) -> None:
         """See ports.printing.PrintJobs."""
-        self._run("UPDATE pacs.print_job SET state = 'removed', \"FilmSessionLabel\" = '' WHERE job = :job AND state = 'printed'", job=uid)
+        self._run(
+            "UPDATE pacs.print_job SET state = 'removed', \"FilmSessionLabel\" = '', content = NULL"
+            " WHERE job = :job AND state IN ('printed', 'failed')",
+            job=uid,
+        )
 
     def _run(self, statement: str, **values: object) -> None:
         with self._database.transaction() as session:

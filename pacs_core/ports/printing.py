@@ -138,12 +138,17 @@ class ClaimedJob:
 
 @dataclass(frozen=True, slots=True)
 class Print:
-    """A job that was rendered; `path` is where, below the folder of all prints."""
+    """A job that is over.
+
+    Attributes:
+        ended_at: when it was rendered; of one that has failed, when it was entered.
+        path: where it is, below the folder of all prints; "" of one that has failed.
+    """
 
     uid: str
     calling_ae: str
     pages: int
-    printed_at: datetime
+    ended_at: datetime
     path: str
 
 
@@ -169,7 +174,7 @@ class PrintJobs(Protocol):
         """The UIDs of those that are still to be rendered."""
 
     def expired(self, before: datetime) -> Sequence[Print]:
-        """Those that were rendered before an instant and are still kept, oldest first."""
+        """Those that were rendered before an instant and are still kept, and those that have failed, oldest first."""
 
     def removed(self, uid: str) -> None:
         """What came of it is gone; so is what its requestor called it. Repeatable."""

@@ -175,7 +175,7 @@ class _Desk:
 
     def set_image(self, request: Request) -> Reply:
         """N-SET of an image box."""
-        (file, length), self._latest = self._latest, ("", 0)
+        file, length = self._latest
         given = header_of(request.attributes)
         return _changed(self.session.set_image(request.sop_instance, request.sop_class, given, file, length))
 
@@ -193,7 +193,8 @@ class _Desk:
         self._opened().hand_over(job.uid, names)
 
     def tidy(self) -> None:
-        """Remove the images that no image box has any more. Never raises."""
+        """Remove the images that no image box has; those of a request that was refused too. Never raises."""
+        self._latest = ("", 0)
         if self._images is not None:
             self._images.retain(self.session.files)
 

@@ -85,3 +85,8 @@ def test_what_cannot_be_rendered_is_put_off_and_given_up_at_last(jobs: PrintJobs
     with database.transaction() as session:
         ((state, error),) = session.run("SELECT state, last_error FROM pacs.print_job")
     assert (state, len(error)) == ("failed", 500)
+    (expired,) = jobs.expired(datetime.now(UTC) + timedelta(days=1))
+    assert (expired.uid, expired.path) == ("1.1", "")
+    jobs.removed("1.1")
+    with database.transaction() as session:
+        assert list(session.run('SELECT state, "FilmSessionLabel", content FROM pacs.print_job')) == [["removed", "", None]]
