@@ -14,8 +14,8 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.reporting import Progress, RunRecord, publish_summary, publish_table
-from pacs_core import wiring
 from pacs_core.settings import load_settings
+from pacs_core.wiring import index
 from tasks.policy import RETRIES, archive_task_runner, carry
 
 carry(__name__)  # this file is not installed on the Dask workers: its tasks take it with them
@@ -45,7 +45,7 @@ def shards(first: date, last: date) -> Sequence[tuple[date, date]]:
 @task(task_run_name="{first} to {last}", **RETRIES)
 def count_days(first: date, last: date) -> list[Day]:
     """One query on a Dask worker. Repeated only where the archive's errors say that it can help."""
-    with wiring.sql_session(load_settings()) as session:
+    with index.sql_session(load_settings()) as session:
         result = session.run(query(first, last))
         columns = result.columns
         return [dict(zip(columns, row, strict=True)) for row in result.rows()]
