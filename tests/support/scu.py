@@ -1,5 +1,7 @@
 """pynetdicom as a client, for what the tools cannot be made to do: exact identifiers, exact bytes, negotiation."""
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,39 @@ MOVE = {"patient": PatientRootQueryRetrieveInformationModelMove, "study": StudyR
 GET = {"patient": PatientRootQueryRetrieveInformationModelGet, "study": StudyRootQueryRetrieveInformationModelGet}
 
 
+class _Checkpoint(threading.Event):
+    """What makes the reactor of an association rest while a client waits for its answer.
+
+    pynetdicom's own lets a client go on while the reactor is only about to rest, or is waking up from the request before; the reactor then
+    takes the answer as a request of the peer's, and the client never sees it.
+    """
+
+    def __init__(self, assoc: Association) -> None:
+        super().__init__()
+        self._assoc = assoc
+        self._turn = threading.Lock()
+        self._is_resting = False
+        self.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Called by the reactor: rest until somebody has set it and nobody has cleared it again."""
+        while not self._may_go_on():
+            super().wait(timeout)
+        return True
+
+    def clear(self) -> None:
+        """Called by the client: return when the reactor rests, or is no more."""
+        with self._turn:
+            super().clear()
+        while self._assoc.is_alive() and not self._is_resting:
+            time.sleep(0.001)
+
+    def _may_go_on(self) -> bool:
+        with self._turn:
+            self._is_resting = not self.is_set()
+            return not self._is_resting
+
+
 @contextmanager
 def association(
     scp: Scp, *contexts: tuple[str, str], calling: str = "TESTSCU", called: str | None = None, combined_datetime: bool = False
@@ -49,6 +84,7 @@ def association(
         negotiation.append(item)
     assoc = ae.associate(scp.host, scp.port, ae_title=called or scp.ae_title, ext_neg=negotiation)  # type: ignore[arg-type]  # list is invariant
     assert assoc.is_established, "the association was not accepted"
+    assoc._reactor_checkpoint = _Checkpoint(assoc)
     try:
         yield assoc
     finally:
