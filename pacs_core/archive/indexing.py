@@ -25,6 +25,7 @@ _SHORTEST_BACK_OFF = 0.02
 _FOLLOWER_POLL = 0.5
 _LONGEST_BACK_OFF = 2.0
 _QUERY_POLL = 0.003
+_REMINDING, _REMINDED = 0.05, 1.0  # seconds between two reminders that a query waits, and after which there are no more
 _SETTLE_ATTEMPTS = 30  # about a minute, at the longest back-off
 _BLOCK = 1 << 20
 
@@ -41,11 +42,14 @@ def wait_until_committed(journal: Journal, timeout: float) -> None:
     mark = journal.mark()
     if journal.committed(mark):
         return
-    journal.hasten()
-    deadline = time.monotonic() + timeout
+    began, reminder = time.monotonic(), 0.0
     while not journal.committed(mark):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > timeout:
             raise IndexUnavailable(f"what was acknowledged is not in the index after {timeout:g} s")
+        if reminder <= waited < _REMINDED:  # what takes longer does not take it for want of CPU
+            journal.hasten()
+            reminder = waited + _REMINDING
         time.sleep(_QUERY_POLL)
 
 

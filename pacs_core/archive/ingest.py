@@ -12,6 +12,7 @@ held, and only the journal record is added. For the same reason an object is not
 was named: another association may by then have been acknowledged on the strength of it.
 """
 
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -31,6 +32,10 @@ from pacs_core.storage.layout import object_path
 log = structlog.get_logger(__name__)
 
 _LONGEST_UID = 1024  # of those that are not UIDs but accepted as sent
+
+_COURTESY = 0.03  # seconds that an instance waits at most while a query waits
+_WAITING = 0.1  # seconds; whoever waits says so more often than that
+_LOOK_AGAIN = 0.005
 
 
 class Ingest:
@@ -55,7 +60,11 @@ class Ingest:
         self._placing = Placing(landing)
 
     def begin(self, request: StoreRequest) -> "Ingestion":
-        """Begin to take in an instance. InvalidUID by the setting, StorageFull, StorageUnavailable."""
+        """Begin to take in an instance. InvalidUID by the setting, StorageFull, StorageUnavailable.
+
+        While a query waits for the index, which wants the same CPU and disk, each instance comes a moment later.
+        """
+        self._give_way()
         self._check_uid(request.SOPClassUID, "SOPClassUID")
         self._check_uid(request.SOPInstanceUID, "SOPInstanceUID")
         incoming = self._landing.incoming()
@@ -64,6 +73,11 @@ class Ingest:
         except BaseException:
             incoming.discard()
             raise
+
+    def _give_way(self) -> None:
+        until = time.monotonic() + _COURTESY
+        while time.monotonic() < until and self._journal.hastened_since(time.time() - _WAITING):
+            time.sleep(_LOOK_AGAIN)
 
     def _settle(self, request: StoreRequest, incoming: Incoming, data_offset: int) -> Ingested:
         """Check a complete incoming object and make it durable."""

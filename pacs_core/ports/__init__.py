@@ -230,7 +230,10 @@ class Journal(Protocol):
         """Whether everything before the mark is in the index."""
 
     def hasten(self) -> None:
-        """Tell the committer that somebody waits, so that it does not."""
+        """Tell the committer that somebody waits, so that it does not; and those who take instances in, so that they give way."""
+
+    def hastened_since(self, when: float) -> bool:
+        """Whether somebody has told so since a time, in seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pacs_core.errors import StorageUnavailable
 from pacs_core.model import InstanceRecord
 from pacs_core.ports import JournalMark
 from pacs_core.storage.files import make_directories, translated, unavailable
-from pacs_core.storage.segments import HASTEN, current_mark, encode_record, is_committed
+from pacs_core.storage.segments import HASTEN, current_mark, encode_record, hastened_since, is_committed
 from pacs_core.storage.writing import SegmentPool, WritableSegment
 
 log = structlog.get_logger(__name__)
@@ -72,6 +72,10 @@ class SegmentJournal:
         """Tell the committer that somebody waits; see ports.Journal."""
         with translated("hastening the committer"):
             (self._directory / HASTEN).touch()
+
+    def hastened_since(self, when: float) -> bool:
+        """Whether somebody waits; see ports.Journal."""
+        return hastened_since(self._directory, when)
 
     def close(self) -> None:
         """Let go of all segments, so that the committer can remove them. A later append opens a new one."""

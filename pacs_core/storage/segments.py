@@ -37,6 +37,7 @@ from pacs_core.ports import JournalMark
 SUFFIX = ".journal"
 PROGRESS = "progress.json"
 HASTEN = ".hasten"
+_CLOCK_TICK = 0.01  # seconds that the times of files may be behind the clock
 BLOCK = 4096
 
 _MAGIC = b"PACSJRN2"
@@ -214,6 +215,15 @@ def segments(directory: Path) -> list[Segment]:
         except FileNotFoundError:  # removed since it was listed: there is nothing to be done in it
             continue
     return sorted(found, key=lambda segment: (segment.generation, segment.path.name))
+
+
+def hastened_since(directory: Path, when: float) -> bool:
+    """Whether somebody has told, since a time in seconds since 1970, that he waits for the committer."""
+    try:
+        told = (directory / HASTEN).stat().st_mtime
+    except OSError:  # nobody has waited yet
+        return False
+    return when - _CLOCK_TICK < told <= time.time() + _CLOCK_TICK  # what is told of the future was told before the clock was set back
 
 
 def current_mark(directory: Path) -> JournalMark:

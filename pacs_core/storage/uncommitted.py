@@ -15,12 +15,12 @@ from pacs_core.model import InstanceRecord
 from pacs_core.ports import Journalled, JournalMark
 from pacs_core.storage.files import abandoned, fsync_directory, make_directories, sole, translated, unique_name, write_atomically
 from pacs_core.storage.segments import (
-    HASTEN,
     NO_PROGRESS,
     PROGRESS,
     Entry,
     Progress,
     Segment,
+    hastened_since,
     is_torn,
     read_entries,
     read_progress,
@@ -31,8 +31,6 @@ from pacs_core.storage.segments import (
 log = structlog.get_logger(__name__)
 
 _CLOCK_STEP = 10_000_000_000  # nanoseconds; an append that is further ahead of the clock was made before the clock was set back
-
-_CLOCK_TICK = 0.01  # seconds that the times of files may be behind the clock
 
 _BEGINNING = JournalMark()
 
@@ -84,10 +82,7 @@ class JournalReader:
 
     def hastened_since(self, when: float) -> bool:
         """Whether somebody waits; see ports.Uncommitted."""
-        try:
-            return (self._directory / HASTEN).stat().st_mtime > when - _CLOCK_TICK
-        except OSError:  # nobody has waited yet
-            return False
+        return hastened_since(self._directory, when)
 
     def park(self, record: InstanceRecord, *, reason: str) -> str:
         """Keep a record aside; see ports.Uncommitted."""

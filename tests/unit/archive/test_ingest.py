@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ import pytest
 from pydicom.datadict import tag_for_keyword
 from typing_extensions import Buffer
 
-from pacs_core.archive import placing
+from pacs_core.archive import ingest, placing
 from pacs_core.archive.ingest import Ingest
 from pacs_core.archive.placing import Fate, Ingested
 from pacs_core.dicom.file_meta import build_file_meta, read_file_meta
@@ -435,3 +436,36 @@ def test_while_it_cannot_be_written_anew_either_the_arrival_is_refused_however_o
     assert held.stat().st_ino == before
     assert home.store(data_set(), LATER).fate is Fate.ALREADY_HELD
     assert held.stat().st_ino != before
+
+
+class Clock:
+    """Time that passes while somebody sleeps, and with each look at it a little."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self.slept = 0.0
+
+    def time(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+    monotonic = time
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept += seconds
+
+
+@pytest.mark.parametrize(("ago", "pauses"), [(None, False), (0.02, True), (0.5, False), (-60, False)])
+def test_an_instance_comes_a_moment_later_while_a_query_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ago: float | None, pauses: bool
+) -> None:
+    home = Home(tmp_path)
+    clock = Clock(time.time())
+    if ago is not None:
+        home.journal.mkdir()
+        home.ingest._journal.hasten()
+        os.utime(home.journal / ".hasten", (clock.now - ago, clock.now - ago))
+    monkeypatch.setattr(ingest, "time", clock)
+    assert home.store(data_set()).fate is Fate.STORED
+    assert (0 < clock.slept < 0.1) if pauses else clock.slept == 0
