@@ -27,6 +27,7 @@ import pyarrow as pa
 import structlog
 
 from pacs_core.errors import IndexUnavailable, NotIndexable
+from pacs_core.index import locks
 from pacs_core.index.durability import DataFiles
 from pacs_core.index.keys import KeyPlan, plan_keys, read_keys, read_leaving, read_series, write_keys
 from pacs_core.index.lake import Engine, attach_lake, open_duckdb
@@ -39,8 +40,6 @@ from pacs_core.ports import CommitResult
 
 log = structlog.get_logger(__name__)
 
-# An arbitrary number that means "commits to this index" to every version of this program.
-_COMMIT_LOCK = 0x70616373_00000002
 _TERMINATION_TIMEOUT = 10_000  # milliseconds
 
 _KNOWN_ENTITIES = 50_000  # patients, studies and series that this process remembers to be in the lake
@@ -128,7 +127,7 @@ class LakeIndexWriter:
                 lake = self._attach()
                 self._take_over(session)
                 yield session, lake
-                session.run("SELECT pg_advisory_unlock(:lock)", lock=_COMMIT_LOCK)
+                session.run("SELECT pg_advisory_unlock(:lock)", lock=locks.COMMIT)
             except (duckdb.DataError, pa.ArrowException) as exc:
                 self._disconnect()
                 if isinstance(exc, pa.ArrowMemoryError):
@@ -148,7 +147,7 @@ class LakeIndexWriter:
         """Wait for our turn among all committers."""
         if self._session is None:
             self._session = Session(self._catalog, application_name="pacs-index")
-        self._session.run("SELECT pg_advisory_lock(:lock)", lock=_COMMIT_LOCK)
+        self._session.run("SELECT pg_advisory_lock(:lock)", lock=locks.COMMIT)
         return self._session
 
     def _attach(self) -> duckdb.DuckDBPyConnection:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pacs_core.errors import IndexUnavailable
+from pacs_core.index import locks
 from pacs_core.index.lake import literal
 from pacs_core.index.postgres import CatalogURL, Database, Session
 from pacs_core.index.sql import InvalidSQL, SQLSession
 from pacs_core.model import UID
 
-_RULE_LOCKS = 0x70616374  # the first half of advisory locks that mean a rule
 # `received_at` is when an instance began to arrive, and it is seen when it is indexed. What took longer than this is not sent on.
 _OVERLAP = timedelta(hours=1)
 _ENTERED_AT_ONCE = 5000
@@ -109,7 +109,7 @@ class Forwards:
         """Be the only one who works on a rule; whether that is so. The lock dies with the process."""
         session = Session(self._url, application_name="pacs-forward")
         try:
-            ((mine,),) = session.run("SELECT pg_try_advisory_lock(CAST(:space AS integer), hashtext(:rule))", space=_RULE_LOCKS, rule=rule)
+            ((mine,),) = session.run("SELECT pg_try_advisory_lock(CAST(:space AS integer), hashtext(:rule))", space=locks.RULES, rule=rule)
             yield bool(mine)
             with suppress(IndexUnavailable):  # a closed connection is noticed by the server a moment later, and only then lets go
                 session.run("SELECT pg_advisory_unlock_all()")

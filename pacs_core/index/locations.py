@@ -14,6 +14,7 @@ from datetime import datetime
 import duckdb
 
 from pacs_core.errors import IndexUnavailable
+from pacs_core.index import locks
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.keys import OBJECT_COLUMNS
 from pacs_core.index.postgres import CatalogURL, Database, Row, Session
@@ -22,7 +23,6 @@ from pacs_core.index.texts import TEXTS, named_texts, texts
 from pacs_core.model import UID, Change, Copy, CopyState, Removed, StoredObject
 from pacs_core.ports import Departure, Locked, StudyTotals
 
-_STUDY_LOCKS = 0x70616373  # the first half of advisory locks that mean a study
 _OBJECT = ", ".join(f'"{name}"' for name in OBJECT_COLUMNS)
 _KEY_TYPES = '"SOPInstanceUID" text, tier text, path text, size bigint, sha256 text, "SeriesInstanceUID" text, "StudyInstanceUID" text'
 _GIVEN = f"json_to_recordset(CAST(:rows AS json)) AS given({_KEY_TYPES}, target text, target_path text, member text)"
@@ -133,7 +133,7 @@ class LakeLocations:
                 "SELECT study FROM unnest(CAST(:studies AS text[])) AS study"
                 " WHERE pg_try_advisory_lock(CAST(:space AS integer), hashtext(study))",
                 studies=sorted(map(clean, set(studies))),
-                space=_STUDY_LOCKS,
+                space=locks.STUDIES,
             )
             yield Locked(frozenset(UID(study) for (study,) in mine), check=lambda: _check_alive(session))
             with suppress(IndexUnavailable):  # a closed connection is noticed by the server a moment later, and only then lets go

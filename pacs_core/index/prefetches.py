@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from typing import Any
 
+from pacs_core.index import locks
 from pacs_core.index.postgres import Database, Session
 from pacs_core.model import UID, Prior, PriorAttempt, PriorRequest
 
-# An arbitrary number that means "one at a time claims": attempts are counted and begun by nobody else meanwhile.
-_CLAIM_LOCK = 0x70616373_00000002
 # Longer than an association is silent before it counts as dead; whoever fetches renews the lease with every response.
 _LEASE = 400  # seconds
 _LOOK_AGAIN = 1.0
@@ -166,7 +165,7 @@ class Prefetches:
         Where none may be fetched now: in how many seconds to ask again, or None if nothing is left.
         """
         with self._database.transaction() as session:
-            session.run("SELECT pg_advisory_xact_lock(:lock)", lock=_CLAIM_LOCK)
+            session.run("SELECT pg_advisory_xact_lock(:lock)", lock=locks.PRIORS)
             session.run("DELETE FROM pacs.prefetch_start WHERE started_at <= clock_timestamp() - INTERVAL '1 minute'")
             ((fetching, begun),) = session.run(_COUNTS)
             found = (
