@@ -55,9 +55,9 @@ class Item:
     delimited: bool
 
 
-def read_elements(data: memoryview, encoding: Encoding) -> list[Element]:
-    """The elements of a whole, uncompressed data set. UnreadableDataSet where its structure does not add up."""
-    return _Reader(data).elements(0, len(data), _actual(data, 0, encoding), (), depth=0)[0]
+def read_elements(data: memoryview, encoding: Encoding, *, most: int = UNDEFINED) -> list[Element]:
+    """The elements of a whole, uncompressed data set. UnreadableDataSet where they do not add up, or are more than that."""
+    return _Reader(data, most).elements(0, len(data), _actual(data, 0, encoding), (), depth=0)[0]
 
 
 def write_elements(elements: Sequence[Element], encoding: Encoding, *, source: Encoding) -> bytes:
@@ -83,8 +83,9 @@ _Context = tuple[list[Element], ...]
 
 
 class _Reader:
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, data: memoryview, most: int) -> None:
         self._data = data
+        self._left = most
 
     def elements(self, offset: int, end: int, encoding: Encoding, context: _Context, depth: int) -> tuple[list[Element], int]:
         """Elements up to `end` or an item delimiter, and the offset past them."""
@@ -99,9 +100,16 @@ class _Reader:
             if not tag and not any(bytes(self._data[offset:end]).strip(b"\0")):
                 return found, end
             vr = vr or _lookup_vr(tag, context, encoding)
+            self._count()
             element, offset = self._element(tag, vr, length, offset, end, encoding, context, depth)
             found.append(element)
         return found, end
+
+    def _count(self) -> None:
+        """Items are counted too: an element or an item of eight bytes takes three hundred in memory."""
+        self._left -= 1
+        if self._left < 0:
+            raise UnreadableDataSet("there are more elements than a data set of its kind can have")
 
     def _head(self, offset: int, encoding: Encoding) -> tuple[int, str, int, int]:
         order = "<" if encoding.little_endian else ">"
@@ -146,6 +154,7 @@ class _Reader:
             is_delimited = length == UNDEFINED
             if not is_delimited and offset + length > end:
                 raise UnreadableDataSet("an item of a sequence is longer than what holds it")
+            self._count()
             inner = encoding if encoding.implicit else _actual(self._data, offset, encoding) if length else encoding
             elements, offset = self.elements(offset, end if is_delimited else offset + length, inner, context, depth + 1)
             items.append(Item(elements, is_delimited))

@@ -29,8 +29,12 @@ _BINARY: Mapping[str, str] = {
 
 
 def header_of(ds: Dataset) -> Header:
-    """A data set in textual form. Private and unknown attributes are left out."""
-    return {each.keyword: _text_of(each) for each in ds if each.keyword and each.tag.element != 0}
+    """A data set in textual form. Private and unknown attributes are left out, and bytes that are no text."""
+    return {each.keyword: _text_of(each) for each in ds if each.keyword and each.tag.element != 0 and not _is_opaque(each)}
+
+
+def _is_opaque(each: DataElement) -> bool:
+    return isinstance(each.value, bytes) and bool(each.value)
 
 
 def _text_of(each: DataElement) -> HeaderValue:

@@ -66,14 +66,14 @@ def layout(display_format: str, width: int, height: int, dpi: int) -> Sequence[A
     if found and found[1] == "STANDARD":
         counts = [counts[0]] * counts[1] if len(counts) == 2 else []
     if not found or not counts or not all(counts) or sum(counts) > _MOST_BOXES:
-        raise InvalidAttributeValue(f"Image Display Format {display_format!r} is none that we print")
+        raise InvalidAttributeValue(f"Image Display Format {display_format[:40]!r} is none that we print")
     margin, gap = pixels(_MARGIN, dpi), pixels(_GAP, dpi)
     if found[1] == "COL":
         areas = [Area(each.top, each.left, each.height, each.width) for each in _rows(counts, height, width, margin, gap)]
     else:
         areas = _rows(counts, width, height, margin, gap)
     if min(min(each.width, each.height) for each in areas) < 1:
-        raise InvalidAttributeValue(f"Image Display Format {display_format!r} leaves no room for images on such a film")
+        raise InvalidAttributeValue(f"Image Display Format {display_format[:40]!r} leaves no room for images on such a film")
     return areas
 
 

@@ -36,7 +36,7 @@ def values_of(ds: Dataset) -> bytes:
         raise MissingAttribute("a presentation LUT needs a shape or a table")
     if shape:
         if shape != "IDENTITY" or tables:
-            raise InvalidAttributeValue(f"a presentation LUT of the shape {shape} is none that we have")
+            raise InvalidAttributeValue(f"a presentation LUT of the shape {str(shape)[:16]!r} is none that we have")
         return b""
     return _table(tables[0])
 
@@ -48,7 +48,7 @@ def _table(item: Dataset) -> bytes:
     if len(descriptor) != 3:
         raise InvalidAttributeValue("LUTDescriptor has not three values")
     entries, first, bits = descriptor
-    if entries not in _ENTRIES or first or bits not in _BITS or len(values) != entries or max(values) >= 1 << bits:
+    if entries not in _ENTRIES or first or bits not in _BITS or len(values) != entries or min(values) < 0 or max(values) >= 1 << bits:
         raise InvalidAttributeValue("a presentation LUT has 256 or 4096 entries from 0 on, of as many bits as it says")
     return bytes(round(value * 255 / ((1 << bits) - 1)) for value in values)
 

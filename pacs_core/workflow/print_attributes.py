@@ -17,6 +17,8 @@ NO_MEMORY_ALLOCATION, DENSITY_OUT_OF_RANGE = 0xB600, 0xB605  # tables H.4.1.2.1.
 _MOST_COPIES = 99
 _MOST_PIXELS = 65_535  # rows or columns
 _LONGEST_SIDE = 10_000  # mm of an image on film
+_MOST_DIGITS = 10
+_MOST_STRETCHED = 100  # times as high as wide that a pixel is at most, or the other way round
 
 
 class Attribute(NamedTuple):
@@ -47,19 +49,24 @@ def _density(initial: str, unsupported: int) -> Attribute:
     """Hundredths of optical density. Beyond what we have it is the last that we have."""
 
     def settle(text: str) -> tuple[str, int]:
-        if not text.isdecimal():
+        if not _is_number(text):
             return initial, OUT_OF_RANGE
         return (text, SUCCESS) if int(text) <= DARKEST else (str(unsupported), DENSITY_OUT_OF_RANGE)
 
     return Attribute(initial, settle)
 
 
+def _is_number(text: str) -> bool:
+    """A whole number of a size that one can reckon with."""
+    return text.isdecimal() and len(text) <= _MOST_DIGITS
+
+
 def _is_area_density(text: str) -> bool:
-    return text in ("BLACK", "WHITE") or (text.isdecimal() and int(text) <= DARKEST)
+    return text in ("BLACK", "WHITE") or (_is_number(text) and int(text) <= DARKEST)
 
 
 def _is_copies(text: str) -> bool:
-    return text.isdecimal() and 1 <= int(text) <= _MOST_COPIES
+    return _is_number(text) and 1 <= int(text) <= _MOST_COPIES
 
 
 def _is_length(text: str) -> bool:
@@ -174,7 +181,7 @@ def image_of(given: Header, file: str, length: int, *, is_color: bool) -> Image:
     """
     values = {keyword: text(given, keyword) for keyword in (*_IMAGE, *(["PlanarConfiguration"] if is_color else []))}
     interpretation = values.pop("PhotometricInterpretation")
-    if not all(value.isdecimal() for value in values.values()):
+    if not all(_is_number(value) for value in values.values()):
         raise InvalidAttributeValue("an attribute of an image to be printed is no number")
     number = {keyword: int(value) for keyword, value in values.items()}
     image = Image(
@@ -212,6 +219,9 @@ def _aspect(given: Header) -> float:
     """Pixel Aspect Ratio is the vertical size of a pixel and its horizontal one."""
     ratio = given.get("PixelAspectRatio") or "1\\1"
     vertical, _, horizontal = ratio.partition("\\") if isinstance(ratio, str) else ("", "", "")
-    if not (vertical.isdecimal() and horizontal.isdecimal() and int(vertical) and int(horizontal)):
+    if not (_is_number(vertical) and _is_number(horizontal) and int(vertical) and int(horizontal)):
         raise InvalidAttributeValue("PixelAspectRatio is not two positive numbers")
-    return int(vertical) / int(horizontal)
+    aspect = int(vertical) / int(horizontal)
+    if not 1 / _MOST_STRETCHED <= aspect <= _MOST_STRETCHED:
+        raise InvalidAttributeValue(f"PixelAspectRatio is beyond 1 to {_MOST_STRETCHED}")
+    return aspect

@@ -38,7 +38,10 @@ def kept(step: Step) -> UnifiedStep:
     begins = parse_datetime(str(header.get("ScheduledProcedureStepStartDateTime", "")))
     if begins is None:
         raise InvalidAttributeValue("ScheduledProcedureStepStartDateTime is no date and time")
-    at = begins.first if begins.offset is None else begins.first.replace(tzinfo=begins.offset).astimezone().replace(tzinfo=None)
+    try:
+        at = begins.first if begins.offset is None else begins.first.replace(tzinfo=begins.offset).astimezone().replace(tzinfo=None)
+    except OverflowError as exc:
+        raise InvalidAttributeValue("ScheduledProcedureStepStartDateTime is in a year that there is not") from exc
     return UnifiedStep(step.uid, Entry(columns, at, header, SOURCE, _STATES[step.state]), step.transaction, to_json(step.ds))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import structlog
 from pydicom import Dataset
 
+from pacs_core.dicom.kinds import check_kinds
 from pacs_core.dimse import identifiers
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import Command
@@ -67,10 +68,23 @@ Operations = Mapping[int, Perform]  # by command field
 Read = Callable[[Association, Context], Dataset]
 
 
-def whole(assoc: Association, context: Context) -> Dataset:
-    """The data set of a request, in memory. InvalidIdentifier; AssociationEnded for one that is larger than any that makes sense."""
-    data = assoc.identifier(context, limit=_LARGEST)
-    return identifiers.decode(data, context.transfer_syntax) if data else Dataset()
+def whole(assoc: Association, context: Context, *, limit: int = _LARGEST) -> Dataset:
+    """The data set of a request, in memory. InvalidIdentifier, InvalidAttributeValue.
+
+    AssociationEnded for one of more bytes than the limit.
+    """
+    data = assoc.identifier(context, limit=limit)
+    return decoded(data, context) if data else Dataset()
+
+
+def decoded(data: bytes, context: Context) -> Dataset:
+    """A data set whose attributes are of the kinds that the Standard says: a sequence is one, a number is one.
+
+    InvalidIdentifier; InvalidAttributeValue.
+    """
+    ds = identifiers.decode(data, context.transfer_syntax)
+    check_kinds(ds)
+    return ds
 
 
 def serve_member(assoc: Association, context: Context, command: Command, members: Mapping[str, Operations], *, read: Read = whole) -> None:
@@ -88,7 +102,8 @@ def serve_member(assoc: Association, context: Context, command: Command, members
 def serve(assoc: Association, context: Context, command: Command, operations: Operations, *, read: Read = whole) -> None:
     """Answer one request by the function for its command field, or say that there is none (0211).
 
-    PacsError becomes its `normalized_status`; everything else ends the association.
+    PacsError becomes its `normalized_status`, what nobody has thought of a processing failure (0110): the request has been read to its end.
+    What is raised while it is read ends the association.
 
     Args:
         read: reads the request's data set to its end, where it has one.
@@ -98,8 +113,7 @@ def serve(assoc: Association, context: Context, command: Command, operations: Op
         refuse(assoc, context, command)
         return
     try:
-        reply = perform(_request(assoc, context, command, read))
-        data = identifiers.encode(reply.attributes, context.transfer_syntax) if reply.attributes else None
+        reply, data = _performed(_request(assoc, context, command, read), perform, context)
     except AssociationEnded:
         raise
     except PacsError as exc:
@@ -113,6 +127,18 @@ def serve(assoc: Association, context: Context, command: Command, operations: Op
     assoc.send(context, response, data)
     if reply.then is not None:
         reply.then()
+
+
+def _performed(request: Request, perform: Perform, context: Context) -> tuple[Reply, bytes | None]:
+    """What comes of a request, and its data set encoded. PacsError, AssociationEnded."""
+    try:
+        reply = perform(request)
+        return reply, identifiers.encode(reply.attributes, context.transfer_syntax) if reply.attributes else None
+    except (PacsError, AssociationEnded):
+        raise
+    except Exception as exc:  # a request ends here; the association and what it holds go on
+        log.exception("request_failed", association=request.association, SOPInstanceUID=request.sop_instance)
+        raise PacsError(f"an error of ours: {type(exc).__name__}") from exc
 
 
 def chosen(ds: Dataset, wanted: Sequence[int]) -> Dataset:

@@ -11,7 +11,6 @@ from pacs_core.dicom.file_meta import IMPLEMENTATION_VERSION_NAME
 from pacs_core.dicom.headers import data_set_of, header_of
 from pacs_core.dicom.part10 import mapped
 from pacs_core.dicom.pixel_data import parted
-from pacs_core.dimse import identifiers
 from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.negotiation import LITTLE_ENDIAN, Context
@@ -158,8 +157,8 @@ class _Desk:
         """The data set of a request. One of an image box goes by way of a file, and its pixels stay in another."""
         if command.sop_class not in (GRAY_BOX, COLOR_BOX):
             return normalized.whole(assoc, context)
-        images, size = self._opened(), 0
-        with assoc.receiving(context, command) as fragments, images.message() as file:
+        size = 0
+        with assoc.receiving(context, command) as fragments, (images := self._opened()).message() as file:
             for fragment in fragments:
                 size += len(fragment.data)
                 if size > LARGEST_MESSAGE:
@@ -171,7 +170,7 @@ class _Desk:
                 if len(pixels) > 1:
                     raise InvalidAttributeValue("an image box has one image")
                 self._latest = (images.add(pixels[0]), len(pixels[0])) if pixels else ("", 0)
-        return identifiers.decode(rest, context.transfer_syntax)
+        return normalized.decoded(rest, context)
 
     def set_image(self, request: Request) -> Reply:
         """N-SET of an image box."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from uuid import uuid4
 
 import structlog
@@ -15,7 +16,7 @@ from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.negotiation import Context
 from pacs_core.dimse.services import SUCCESS, UNCOMPRESSED, Service, finding, normalized
 from pacs_core.dimse.services.finding import Finding
-from pacs_core.dimse.services.normalized import Perform, Reply, Request
+from pacs_core.dimse.services.normalized import Operations, Perform, Reply, Request
 from pacs_core.errors import PerformerUnreachable, UnknownAction, UnknownReceiver
 from pacs_core.model import Header, Permission, parse_uid
 from pacs_core.ports import PeerDirectory
@@ -28,6 +29,8 @@ from pacs_core.workflow.unified_items import exact_keys, kept, step_of
 from pacs_core.workflow.unified_step import PULL, PUSH, QUERY, TRANSACTION, WATCH, Changed, Step
 
 log = structlog.get_logger(__name__)
+
+LARGEST = 1 << 20  # bytes of the data set of a request: a step is text, and is kept in PostgreSQL
 
 # Tables CC.2-1 to CC.2-5: what a SOP class has.
 OPERATIONS: Mapping[str, tuple[CommandField, ...]] = {
@@ -78,7 +81,8 @@ class UnifiedStepService(Service):
             CommandField.N_GET: self._get,
             CommandField.N_ACTION: lambda request: self._act(context.served_as, request),
         }
-        normalized.serve(assoc, context, command, {field: perform for field, perform in performed.items() if field in offered})
+        operations: Operations = {field: perform for field, perform in performed.items() if field in offered}
+        normalized.serve(assoc, context, command, operations, read=partial(normalized.whole, limit=LARGEST))
 
     def _look_up(self, identifier: Dataset) -> Finding:
         if TRANSACTION in identifier:
