@@ -55,8 +55,8 @@ UNIFIED_STEPS = """\
   Transaction UID never.
 - To be subscribed an AE must be a peer (C308 otherwise); deletion locks are always granted, and never removed by the archive. A step that is over
   stays until it has no lock and the flow `worklist-cleanup` finds it old; one that is not over stays.
-- Reports go to subscribers on associations of the archive's, again and again for `report_give_up_days`; one that had to be repeated may come
-  after a later one. When the archive has been restarted they are told that it lost nothing (WARM START); there is no list of others to tell.
+- Reports go to subscribers on associations of the archive's, again and again for `report_give_up_days`, in the order of what
+  happened; one that the subscriber has answered with a failure may come after a later one. When the archive has been restarted they are told that it lost nothing (WARM START); there is no list of others to tell.
 - To request cancellation of a step in progress that nobody is subscribed to fails (C312).
 """
 

@@ -14,8 +14,8 @@ from tasks.worklist import expired_items, forget_items
 
 @flow(name="worklist-cleanup", validate_parameters=True)
 def worklist_cleanup(keep_days: Annotated[int, Field(ge=0, le=3650)] = 7, dry_run: bool = False) -> State[Any]:
-    """Remove worklist items some days after they were to begin, whatever has become of them, and the records of older queries and
-    of patients who were expected.
+    """Remove worklist items some days after they were to begin, whatever has become of them, and the records of older queries,
+    of patients who were expected and of event reports that are no longer owed.
 
     Unified procedure steps are removed so many days after they were over, unless somebody holds a deletion lock on them.
 

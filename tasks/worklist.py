@@ -34,10 +34,11 @@ def expired_items(before: datetime) -> Sequence[ExpiredItem]:
 
 @task(**RETRIES)
 def forget_items(before: datetime) -> int:
-    """Remove them, what queries are recorded from before it, and who was expected before its day; how many items."""
+    """Remove them, and from before it the record of queries, who was expected, and reports that are no longer owed; how many items."""
     settings = load_settings()
     with closing(index.prefetches(settings)) as requests:
         requests.forget(before.date())
+    index.event_reports(settings).forget(before.astimezone())
     return index.worklist(settings).forget(before)
 
 

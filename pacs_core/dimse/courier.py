@@ -69,7 +69,7 @@ class Courier:
         return bool(claimed)
 
     def _deliver(self, peer: str, context_class: str, group: Sequence[Claimed]) -> None:
-        """Over one association; where that ends, the rest is tried later. What has been ours for long is left to the next claim."""
+        """Over one association; where that ends, the line is left alone for a while. What was ours for long is left to the next claim."""
         left, until = list(group), time.monotonic() + _LEASE.total_seconds() / 2
         try:
             assoc = self._associate(peer, context_class)
@@ -82,6 +82,7 @@ class Courier:
             log.warning("reports_not_delivered", peer=peer, reports=len(left), reason=str(exc))
             for claimed in left:
                 self._put_off(claimed, str(exc))
+            self._reports.hold(peer, context_class, self._retries.after(group[0].attempts, timedelta()) or _LEASE)
 
     def _associate(self, peer: str, context_class: str) -> Association:
         known = self._peers.get(peer)

@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from pacs_core.index import locks
 from pacs_core.index.postgres import Database, Session
 from pacs_core.ports.modality import Claimed, Report
 
-# An arbitrary number that means "one at a time claims": nobody else sees a line as free meanwhile.
-_CLAIM_LOCK = 0x70616373_00000003
 # A line of reports to a peer belongs to one claimant at a time: what happened first is told first.
 _CLAIM = """
     UPDATE pacs.event_report SET attempts = attempts + 1, next_attempt_at = now() + :lease, leased_until = now() + :lease WHERE number IN (
@@ -30,9 +29,28 @@ class EventReports:
     def claim(self, *, limit: int, lease: timedelta, number: int | None = None) -> Sequence[Claimed]:
         """See ports.modality.EventReports."""
         with self._database.transaction() as session:
-            session.run("SELECT pg_advisory_xact_lock(:lock)", lock=_CLAIM_LOCK)
+            session.run("SELECT pg_advisory_xact_lock(:lock)", lock=locks.REPORTS)
             rows = session.run(_CLAIM, limit=limit, lease=lease, number=number)
         return [Claimed(row[0], Report(*row[1:7]), row[7], row[8]) for row in rows]
+
+    def hold(self, peer: str, context_class: str, duration: timedelta) -> None:
+        """See ports.modality.EventReports."""
+        with self._database.transaction() as session:
+            session.run("SELECT pg_advisory_xact_lock(:lock)", lock=locks.REPORTS)
+            session.run(
+                "UPDATE pacs.event_report SET next_attempt_at = now() + :duration, leased_until = now() + :duration"
+                " WHERE state = 'due' AND peer = :peer AND context_class = :context_class",
+                peer=peer,
+                context_class=context_class,
+                duration=duration,
+            )
+
+    def forget(self, before: datetime) -> int:
+        """Remove what was delivered, or given up, and was entered before an instant; how many. Repeatable."""
+        with self._database.transaction() as session:
+            return len(
+                session.run("DELETE FROM pacs.event_report WHERE state <> 'due' AND created_at < :before RETURNING 1", before=before)
+            )
 
     def delivered(self, number: int) -> None:
         """The peer has taken it. Repeatable."""

@@ -3,14 +3,13 @@
 A step that has been released is never edited; a change is a new step at the end.
 """
 
+from pacs_core.index import locks
 from pacs_core.index.postgres import Session
 
 # Beside DuckLake's own tables, which live in LAKE_SCHEMA.
 OPERATIONAL_SCHEMA = "pacs"
 LAKE_SCHEMA = "lake"
 
-# An arbitrary number that means "one at a time prepares this catalog" to every version of this program.
-_PREPARATION_LOCK = 0x70616373_00000001
 
 _STEPS = (
     """
@@ -450,8 +449,9 @@ _STEPS = (
         subscribed_at timestamptz NOT NULL DEFAULT now()
     )
     """,
-    # Until when somebody is delivering it; what is merely put off is not leased.
+    # Until when its line is left alone, because somebody is delivering it or its peer does not answer.
     "ALTER TABLE pacs.event_report ADD COLUMN leased_until timestamptz",
+    'CREATE INDEX event_report_of ON pacs.event_report (peer, "SOPInstanceUID")',
     # What was printed here. The content is what is rendered; once that is done nobody needs it.
     """
     CREATE TABLE pacs.print_job (
@@ -471,6 +471,8 @@ _STEPS = (
         path text NOT NULL DEFAULT '',
         "StudyInstanceUID" text NOT NULL DEFAULT '',
         attempts integer NOT NULL DEFAULT 0,
+        is_at_work boolean NOT NULL DEFAULT false,
+        deaths integer NOT NULL DEFAULT 0,
         next_attempt_at timestamptz NOT NULL DEFAULT now(),
         last_error text NOT NULL DEFAULT '',
         content json
@@ -483,7 +485,7 @@ _STEPS = (
 
 def lock_preparation(session: Session) -> None:
     """Wait until no other process prepares this catalog; until the transaction's end none will."""
-    session.run("SELECT pg_advisory_xact_lock(:lock)", lock=_PREPARATION_LOCK)
+    session.run("SELECT pg_advisory_xact_lock(:lock)", lock=locks.PREPARATION)
 
 
 def migrate(session: Session) -> None:

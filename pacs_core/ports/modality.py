@@ -106,6 +106,9 @@ class EventReports(Protocol):
         """Reports that are due, or just this one, due or not; ours for so long: nobody else is given them until then, nor others to the
         same peer on the same kind of association, so that what happened first is told first."""
 
+    def hold(self, peer: str, context_class: str, duration: timedelta) -> None:
+        """The peer does not answer: all that it is owed on that kind of association waits for so long, what is entered meanwhile too."""
+
     def delivered(self, number: int) -> None:
         """The peer has taken it. Repeatable."""
 

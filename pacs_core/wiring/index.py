@@ -9,6 +9,7 @@ from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.commitments import CommitmentRequests
 from pacs_core.index.contents import digests
 from pacs_core.index.copies import CopyReader
+from pacs_core.index.event_reports import EventReports
 from pacs_core.index.forwards import Forwards
 from pacs_core.index.lake import LakeReader, prepare_index
 from pacs_core.index.locations import LakeLocations
@@ -80,6 +81,11 @@ def peer_named(settings: Settings, ae_title: str) -> Peer | None:
 def worklist(settings: Settings) -> Worklist:
     """What is scheduled."""
     return Worklist(Database(catalog_url(settings)))
+
+
+def event_reports(settings: Settings) -> EventReports:
+    """What peers are owed, and were told."""
+    return EventReports(Database(catalog_url(settings)))
 
 
 def commitment_requests(settings: Settings) -> CommitmentRequests:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -46,6 +46,28 @@ def test_what_a_peer_does_not_take_keeps_nothing_else_from_it(database: Database
     (first,) = reports.claim(limit=1, lease=LEASE)
     reports.failed(first.number, "the peer answered with status 0110", timedelta(minutes=1))
     assert told(reports.claim(limit=10, lease=LEASE)) == [("ONE", 2)]
+
+
+def test_all_that_a_peer_is_owed_waits_while_it_does_not_answer(database: Database, reports: EventReports) -> None:
+    owe(database, "ONE", 1, 2)
+    owe(database, "TWO", 3)
+    (first,) = reports.claim(limit=1, lease=LEASE)
+    reports.failed(first.number, "it does not answer", timedelta(0))
+    reports.hold("ONE", "1.2", LEASE)
+    owe(database, "ONE", 4)
+    assert told(reports.claim(limit=10, lease=LEASE)) == [("TWO", 3)]
+    reports.hold("ONE", "1.2", timedelta(0))
+    assert told(reports.claim(limit=10, lease=LEASE)) == [("ONE", 1), ("ONE", 2), ("ONE", 4)]
+
+
+def test_what_is_no_longer_owed_is_forgotten(database: Database, reports: EventReports) -> None:
+    owe(database, "ONE", 1, 2, 3)
+    first, second, _ = sorted(reports.claim(limit=10, lease=LEASE), key=lambda each: each.number)
+    reports.delivered(first.number)
+    reports.failed(second.number, "given up", None)
+    now = datetime.now(UTC)
+    assert reports.forget(now - timedelta(hours=1)) == 0
+    assert (reports.forget(now + timedelta(hours=1)), reports.forget(now + timedelta(hours=1))) == (2, 0)
 
 
 def test_a_line_of_one_who_has_vanished_is_free_when_his_lease_is_over(database: Database, reports: EventReports) -> None:
