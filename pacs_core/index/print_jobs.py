@@ -6,11 +6,10 @@ from functools import lru_cache
 
 from pydantic import TypeAdapter
 
+from pacs_core.index import locks
 from pacs_core.index.postgres import Database
 from pacs_core.ports.printing import ClaimedJob, Page, Print, PrintJob
 
-# The lock lets nobody else count at the same time; it ends with the transaction.
-_QUEUE_LOCK = 0x70616373_00000002
 _ENTER = """
     INSERT INTO pacs.print_job (job, calling_ae, "FilmSessionLabel", "NumberOfCopies", "PrintPriority", "MediumType", "FilmDestination",
         "OwnerID", pages, images, content)
@@ -18,11 +17,13 @@ _ENTER = """
     WHERE (SELECT count(*) FROM pacs.print_job WHERE state = 'pending') < :most RETURNING 1
 """
 _CLAIM = """
-    UPDATE pacs.print_job SET attempts = attempts + 1, next_attempt_at = now() + :lease WHERE job = (
+    UPDATE pacs.print_job SET attempts = attempts + 1, next_attempt_at = now() + :lease,
+        deaths = deaths + CASE WHEN is_at_work THEN 1 ELSE 0 END, is_at_work = true
+    WHERE job = (
         SELECT job FROM pacs.print_job WHERE state = 'pending' AND next_attempt_at <= now()
         ORDER BY CASE "PrintPriority" WHEN 'HIGH' THEN 0 WHEN 'MED' THEN 1 ELSE 2 END, next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED)
     RETURNING job, calling_ae, "FilmSessionLabel", "NumberOfCopies", "PrintPriority", "MediumType", "FilmDestination", "OwnerID", content,
-        requested_at, attempts, now() - requested_at
+        requested_at, attempts, deaths, now() - requested_at
 """
 
 
@@ -35,7 +36,7 @@ class PrintJobs:
     def enter(self, job: PrintJob, *, most: int) -> bool:
         """See ports.printing.PrintJobs."""
         with self._database.transaction() as session:
-            session.run("SELECT pg_advisory_xact_lock(:lock)", lock=_QUEUE_LOCK)
+            session.run("SELECT pg_advisory_xact_lock(:lock)", lock=locks.PRINTS)
             entered = session.run(
                 _ENTER,
                 most=most,
@@ -59,8 +60,8 @@ class PrintJobs:
             rows = session.run(_CLAIM, lease=lease)
         if not rows:
             return None
-        *told, content, requested_at, attempts, age = rows[0]
-        return ClaimedJob(PrintJob(*(*told, _pages().validate_python(content))), requested_at.astimezone(UTC), attempts, age)
+        *told, content, requested_at, attempts, deaths, age = rows[0]
+        return ClaimedJob(PrintJob(*(*told, _pages().validate_python(content))), requested_at.astimezone(UTC), attempts, deaths, age)
 
     def renew(self, uid: str, lease: timedelta) -> None:
         """See ports.printing.PrintJobs."""
@@ -69,7 +70,7 @@ class PrintJobs:
     def put_off(self, uid: str, error: str, after: timedelta | None) -> None:
         """See ports.printing.PrintJobs."""
         self._run(
-            "UPDATE pacs.print_job SET last_error = :error, next_attempt_at = now() + coalesce(:after, interval '0'),"
+            "UPDATE pacs.print_job SET last_error = :error, is_at_work = false, next_attempt_at = now() + coalesce(:after, interval '0'),"
             " state = CASE WHEN :after IS NULL THEN 'failed' ELSE state END WHERE job = :job AND state = 'pending'",
             job=uid,
             error=error[:500],
@@ -104,7 +105,7 @@ class PrintJobs:
     def removed(self, uid: str) -> None:
         """See ports.printing.PrintJobs."""
         self._run(
-            "UPDATE pacs.print_job SET state = 'removed', \"FilmSessionLabel\" = '', content = NULL"
+            "UPDATE pacs.print_job SET state = 'removed', \"FilmSessionLabel\" = '', \"OwnerID\" = '', content = NULL"
             " WHERE job = :job AND state IN ('printed', 'failed')",
             job=uid,
         )

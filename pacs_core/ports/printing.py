@@ -127,12 +127,14 @@ class ClaimedJob:
     Attributes:
         requested_at: when it was entered, UTC.
         attempts: this one included.
+        deaths: attempts of processes that said nothing of what came of it.
         age: since it was entered.
     """
 
     job: PrintJob
     requested_at: datetime
     attempts: int
+    deaths: int
     age: timedelta
 
 

@@ -128,7 +128,16 @@ class SessionImages:
 
 def _sizes(root: Path) -> dict[int, int]:
     """The sizes of the files in the directories of a directory, by their number: two names of one file are one file."""
-    return {status.st_ino: status.st_size for path in root.glob("*/*") if (status := _status(path))}
+    return {status.st_ino: status.st_size for folder in _entries(root) for entry in _entries(folder) if (status := _status(Path(entry)))}
+
+
+def _entries(folder: "Path | os.DirEntry[str]") -> "list[os.DirEntry[str]]":
+    """None of a folder that has just been removed, or of what is none."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _is_old(path: Path) -> bool:

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from pacs_core.storage import scratch
-from pacs_core.storage.files import fsync_directory, fsync_path, make_directories, translated
+from pacs_core.storage.files import check_reserve, fsync_directory, fsync_path, make_directories, translated
 from pacs_core.storage.layout import is_object_path
 from pacs_core.storage.scratch import ScratchDirectory
 
@@ -12,14 +12,25 @@ _RENDERING = ".rendering"
 
 
 class Prints:
-    """The prints of a home. Thread- and process-safe."""
+    """The prints of a home. Thread- and process-safe.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: their directory.
+        reserve: bytes that are left free on its file system.
+    """
+
+    def __init__(self, root: Path, *, reserve: int = 0) -> None:
         self._root = root
+        self._reserve = reserve
 
     def workplace(self) -> ScratchDirectory:
         """Where a job's files are made, to be placed. To be closed. StorageFull, StorageUnavailable."""
         return ScratchDirectory(self._root / _RENDERING)
+
+    def check_room(self) -> None:
+        """StorageFull where the reserve is all that is left."""
+        with translated("looking for room for a print"):
+            check_reserve(self._root, self._reserve)
 
     def place(self, made: Path, path: str) -> None:
         """Give a directory in a workplace its name, durably. Where the name is taken, somebody else has made the same. Repeatable."""

@@ -44,7 +44,7 @@ def landing(settings: Settings) -> LandingDirectory:
 
 def prints(settings: Settings) -> Prints:
     """What was printed."""
-    return Prints(settings.prints_directory)
+    return Prints(settings.prints_directory, reserve=settings.reserve_bytes)
 
 
 def fill(settings: Settings, tier: str) -> Fill:

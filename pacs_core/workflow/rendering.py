@@ -26,6 +26,7 @@ from pacs_core.workflow.worker import Worker
 log = structlog.get_logger(__name__)
 
 _LEASE = timedelta(seconds=30)  # after which another process takes up what this one was at; renewed with each page
+_DEADLY = 5  # processes that died while they rendered a job: the next one would too
 _SWEPT_EVERY = 600.0  # seconds
 
 
@@ -67,6 +68,10 @@ class Renderer:
         claimed = self._jobs.claim(_LEASE)
         if claimed is None:
             return False
+        if claimed.deaths >= _DEADLY:
+            log.error("print_given_up", job=claimed.job.uid, deaths=claimed.deaths)
+            self._jobs.put_off(claimed.job.uid, f"{claimed.deaths} processes ended while they rendered it", None)
+            return True
         try:
             self._render(claimed)
         except PacsError as exc:
@@ -81,8 +86,10 @@ class Renderer:
         place = self._prints.workplace()
         try:
             made = [self._render_page(claimed, number, place.path) for number in range(1, len(job.pages) + 1)]
+            self._jobs.renew(job.uid, _LEASE)
             with translated("writing a print"), (place.path / "job.pdf").open("wb") as file:
                 write_document(file, made, dpi=[page.dpi for page in job.pages])
+            self._jobs.renew(job.uid, _LEASE)
             self._prints.place(place.path, path)
         finally:
             place.close()
@@ -93,6 +100,7 @@ class Renderer:
     def _render_page(self, claimed: ClaimedJob, number: int, directory: Path) -> Path:
         if self._worker.is_stopping:
             raise UnavailableError("the archive is stopping")
+        self._prints.check_room()
         rendered = render(claimed.job.pages[number - 1], partial(self._spool.file, claimed.job.uid))
         path = directory / f"page-{number}.png"
         with translated("writing a print"), path.open("wb") as file:

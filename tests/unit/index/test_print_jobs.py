@@ -43,6 +43,15 @@ def test_a_job_whose_renderer_is_gone_is_claimed_again(jobs: PrintJobs) -> None:
     assert jobs.claim(LEASE) is not None
 
 
+def test_it_is_known_how_many_have_died_of_a_job(jobs: PrintJobs) -> None:
+    jobs.enter(job("1.1"), most=10)
+    deaths = [claimed.deaths for _ in range(3) if (claimed := jobs.claim(timedelta(0)))]
+    jobs.put_off("1.1", "full", timedelta(0))
+    claimed = jobs.claim(timedelta(0))
+    assert claimed is not None
+    assert (deaths, claimed.deaths) == ([0, 1, 2], 2)
+
+
 def test_urgent_jobs_go_first(jobs: PrintJobs) -> None:
     for number, priority in enumerate(("LOW", "MED", "HIGH", "MED")):
         jobs.enter(job(f"1.{number}", priority=priority), most=10)

@@ -31,13 +31,13 @@ class Jobs:
         self.waiting = list(jobs)
         self.finished: dict[str, str] = {}
         self.put_offs: list[tuple[str, timedelta | None]] = []
-        self.age = timedelta(0)
+        self.deaths, self.age = 0, timedelta(0)
 
     def enter(self, job: PrintJob, *, most: int) -> bool:
         raise NotImplementedError
 
     def claim(self, lease: timedelta) -> ClaimedJob | None:
-        return ClaimedJob(self.waiting[0], NOW, 1 + len(self.put_offs), self.age) if self.waiting else None
+        return ClaimedJob(self.waiting[0], NOW, 1 + len(self.put_offs), self.deaths, self.age) if self.waiting else None
 
     def renew(self, uid: str, lease: timedelta) -> None:
         pass
@@ -165,6 +165,14 @@ def test_a_job_that_is_given_up_has_failed(tmp_path: Path) -> None:
     home.kept.full, home.jobs.age = True, timedelta(days=2)
     home.renderer().render_due()
     assert home.jobs.put_offs == [("full", None)]
+
+
+def test_a_job_that_processes_die_of_is_given_up(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.jobs.deaths = 5
+    assert home.renderer().render_due()
+    assert home.jobs.put_offs == [("5 processes ended while they rendered it", None)]
+    assert not home.jobs.finished
 
 
 def test_a_renderer_that_is_stopped_leaves_its_job_to_others_at_once(tmp_path: Path) -> None:
