@@ -68,6 +68,18 @@ class _Checkpoint(threading.Event):
 
 
 @contextmanager
+def released(assoc: Association) -> Iterator[None]:
+    """For a `with` block an association that has been accepted, whose client loses no answer; released at its end."""
+    assert assoc.is_established, "the association was not accepted"
+    assoc._reactor_checkpoint = _Checkpoint(assoc)
+    try:
+        yield
+    finally:
+        if assoc.is_established:
+            assoc.release()
+
+
+@contextmanager
 def association(
     scp: Scp, *contexts: tuple[str, str], calling: str = "TESTSCU", called: str | None = None, combined_datetime: bool = False
 ) -> Iterator[Association]:
@@ -83,13 +95,8 @@ def association(
         item.service_class_application_information = b"\x00\x01"  # relational no, combined date-time yes: PS3.4 C.5.1.1
         negotiation.append(item)
     assoc = ae.associate(scp.host, scp.port, ae_title=called or scp.ae_title, ext_neg=negotiation)  # type: ignore[arg-type]  # list is invariant
-    assert assoc.is_established, "the association was not accepted"
-    assoc._reactor_checkpoint = _Checkpoint(assoc)
-    try:
+    with released(assoc):
         yield assoc
-    finally:
-        if assoc.is_established:
-            assoc.release()
 
 
 def store_bytes(

@@ -15,6 +15,7 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]  # made at run time from the Standard's tables
 from pynetdicom.transport import ThreadedAssociationServer
 
+from tests.support import scu
 from tests.support.archive import Listener
 from tests.support.dcmtk import storescu
 from tests.support.processes import assert_succeeded, free_ports
@@ -58,12 +59,8 @@ class Modality:
         ae.add_requested_context(PUSH, ExplicitVRLittleEndian)
         handlers = [(evt.EVT_N_EVENT_REPORT, self.answer)]
         assoc = ae.associate(listener.scp.host, listener.scp.port, ae_title="PACS", evt_handlers=handlers)  # type: ignore[arg-type]
-        assert assoc.is_established
-        try:
+        with scu.released(assoc):
             yield assoc
-        finally:
-            if assoc.is_established:
-                assoc.release()
 
     def ask(self, listener: Listener, instances: Sequence[tuple[str, str]], transaction: str | None = None) -> str:
         """A request on an association that ends at once; its TransactionUID."""

@@ -21,6 +21,7 @@ from pacs_core.dimse.services import Service, normalized
 from pacs_core.dimse.services.normalized import Perform, Reply, Request
 from pacs_core.errors import DuplicateInstance, FinishedStep, IndexUnavailable, InvalidAttributeValue, MissingAttribute, NotFound, PacsError
 from pacs_core.model import AETitle, AssociationRecord, Peer, Permission
+from tests.support import scu
 from tests.unit.dimse.conftest import running
 from tests.unit.dimse.test_callers import Directory
 
@@ -71,9 +72,8 @@ def associated(parrot: Parrot, **options: object) -> Iterator[TheirAssociation]:
         ae = AE("CT1")
         ae.add_requested_context(MPPS, EXPLICIT)
         assoc = ae.associate("127.0.0.1", port, ae_title="PACS")
-        assert assoc.is_established
-        yield assoc
-        assoc.release()
+        with scu.released(assoc):
+            yield assoc
 
 
 @contextmanager
