@@ -138,8 +138,12 @@ def printer(tmp_path: Path, jobs: Jobs) -> Iterator[Callable[..., Any]]:
         yield associate
 
 
+def spooled_files(tmp_path: Path) -> list[Path]:
+    return sorted(tmp_path.rglob("*.pixels"))
+
+
 def spooled(tmp_path: Path) -> list[bytes]:
-    return [path.read_bytes() for path in sorted(tmp_path.rglob("*.pixels"))]
+    return [path.read_bytes() for path in spooled_files(tmp_path)]
 
 
 def test_an_instance_is_given_a_name_where_it_has_none(printer: Callable[..., Any]) -> None:
@@ -208,7 +212,7 @@ def test_an_image_that_does_not_fit_is_refused_where_it_must_not_be_made_to(prin
         scu.open()
         large.RequestedDecimateCropBehavior = "FAIL"
         assert scu.set_image(large) == 0xC603
-        eventually(lambda: not spooled(tmp_path), what="the end of what was refused")
+        eventually(lambda: not spooled_files(tmp_path), what="the end of what was refused")
         for behavior, status in {"CROP": 0xB609, "DECIMATE": 0xB60A}.items():
             large.RequestedDecimateCropBehavior = behavior
             assert (scu.set_image(large), scu.print()) == (status, status)
