@@ -7,6 +7,7 @@ from datetime import date, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import NewType
+from uuid import uuid4
 
 from pacs_core.errors import InvalidUID
 
@@ -20,6 +21,11 @@ HeaderValue = str | list["Header"]
 Header = dict[str, HeaderValue]
 
 _UID_FORM = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
+
+
+def new_uid() -> UID:
+    """A UID that nothing has yet (PS3.5 B.2)."""
+    return UID(f"2.25.{uuid4().int}")
 
 
 @lru_cache(maxsize=4096)

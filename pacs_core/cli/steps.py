@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from uuid import uuid4
 
 from pydicom import Dataset
 
@@ -14,13 +13,14 @@ from pacs_core.dimse import client
 from pacs_core.dimse.command import CommandField
 from pacs_core.dimse.negotiation import LITTLE_ENDIAN, Proposal
 from pacs_core.dimse.services.performed_step import MPPS, MPPS_RETRIEVE
+from pacs_core.model import new_uid
 from pacs_core.workflow.performed_step import StepStatus
 
 
 def create(to: Target, *, patient_id: str, name: str, accession: str, study: str, step_id: str, station: str, modality: str) -> None:
     """N-CREATE of a step that begins now. Prints its SOPInstanceUID."""
     now, ds, scheduled = datetime.now(), Dataset(), Dataset()  # noqa: DTZ005 local time, as the Standard has it
-    scheduled.StudyInstanceUID = study or f"2.25.{uuid4().int}"
+    scheduled.StudyInstanceUID = study or new_uid()
     scheduled.AccessionNumber, scheduled.ScheduledProcedureStepID = accession, step_id
     scheduled.ReferencedStudySequence, scheduled.ScheduledProtocolCodeSequence = [], []
     scheduled.RequestedProcedureID = scheduled.RequestedProcedureDescription = scheduled.ScheduledProcedureStepDescription = ""
@@ -33,7 +33,7 @@ def create(to: Target, *, patient_id: str, name: str, accession: str, study: str
     ds.PerformedProcedureStepStartDate, ds.PerformedProcedureStepStartTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
     ds.PerformedProcedureStepEndDate, ds.PerformedProcedureStepEndTime = "", ""
     ds.PerformedProcedureStepStatus, ds.Modality, ds.StudyID = StepStatus.IN_PROGRESS, modality, ""
-    uid = f"2.25.{uuid4().int}"
+    uid = new_uid()
     _perform(to, MPPS, CommandField.N_CREATE, uid, ds)
     output.line(uid)
 

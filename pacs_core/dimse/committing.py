@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from uuid import uuid4
 
 from pacs_core.dimse import client
 from pacs_core.dimse.association import Association
@@ -13,7 +12,7 @@ from pacs_core.dimse.negotiation import LITTLE_ENDIAN, Proposal
 from pacs_core.dimse.services import normalized
 from pacs_core.dimse.services.normalized import Reply, Request
 from pacs_core.errors import PeerUnavailable
-from pacs_core.model import Peer
+from pacs_core.model import Peer, new_uid
 from pacs_core.ports.commitment import Reference, Requests
 from pacs_core.workflow.commitment import INSTANCE, PUSH_MODEL, REQUEST, answer_of, request_for
 
@@ -26,7 +25,7 @@ def ask(caller: Caller, peer: Peer, references: Sequence[Reference], requests: R
     The answer may come on the association of the request, which is held open, or on one of the peer's to our listener, which enters it
     among the requests. PeerUnavailable if the peer refuses, or where neither has come after so many seconds.
     """
-    transaction = f"2.25.{uuid4().int}"
+    transaction = new_uid()
     requests.ask(str(peer.ae_title), transaction, references)
     assoc = caller.associate(peer, [Proposal(PUSH_MODEL, LITTLE_ENDIAN)])
     try:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from uuid import uuid4
 
 from pydicom import Dataset
 
@@ -12,6 +11,7 @@ from pacs_core.dimse.association import Association
 from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.sending import is_warning
 from pacs_core.imaging.preformatted import Preformatted
+from pacs_core.model import new_uid
 from pacs_core.workflow.printing import (
     BOX_CLASSES,
     FILM_BOX,
@@ -55,7 +55,7 @@ def print_films(assoc: Association, images: Iterable[Preformatted], wish: Wish, 
     PeerUnavailable with the status where the printer refuses anything.
     """
     printer = _Printer(assoc, META_COLOR if color else META_GRAY)
-    session = f"2.25.{uuid4().int}"
+    session = new_uid()
     character_set = "" if wish.label.isascii() else "ISO_IR 192"
     told = {
         "SpecificCharacterSet": character_set,
@@ -71,7 +71,7 @@ def print_films(assoc: Association, images: Iterable[Preformatted], wish: Wish, 
 
 
 def _print_film(printer: "_Printer", session: str, images: list[Preformatted], wish: Wish) -> tuple[int, ...]:
-    uid, parent = f"2.25.{uuid4().int}", Dataset()
+    uid, parent = new_uid(), Dataset()
     parent.ReferencedSOPClassUID, parent.ReferencedSOPInstanceUID = FILM_SESSION, session
     told = {
         "ImageDisplayFormat": f"STANDARD\\{wish.columns},{wish.rows}",

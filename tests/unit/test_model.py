@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydicom.uid import UID, generate_uid
 
 from pacs_core.errors import InvalidUID
-from pacs_core.model import Level, parse_uid
+from pacs_core.model import Level, new_uid, parse_uid
 
 _components = st.one_of(st.just("0"), st.from_regex(r"[1-9][0-9]{0,12}", fullmatch=True))
 
@@ -62,3 +62,9 @@ def test_levels_are_in_the_order_of_the_hierarchy() -> None:
 )
 def test_each_level_has_its_unique_key_and_table(level: Level, key: str, table: str) -> None:
     assert (level.key, level.table) == (key, table)
+
+
+def test_a_new_uid_is_one_and_another_each_time() -> None:
+    uids = {new_uid() for _ in range(100)}
+    assert len(uids) == 100
+    assert {parse_uid(uid, name="a new one") for uid in uids} == uids

@@ -1,7 +1,6 @@
 """Modality Performed Procedure Step SCP: N-CREATE, N-SET and N-GET (PS3.4 annex F)."""
 
 from collections.abc import Callable, Sequence
-from uuid import uuid4
 
 import structlog
 
@@ -11,7 +10,7 @@ from pacs_core.dimse.command import Command, CommandField
 from pacs_core.dimse.negotiation import Context
 from pacs_core.dimse.services import UNCOMPRESSED, Service, normalized
 from pacs_core.dimse.services.normalized import Reply, Request
-from pacs_core.model import Permission, parse_uid
+from pacs_core.model import Permission, new_uid, parse_uid
 from pacs_core.ports.modality import Attributes, PerformedStep, PerformedSteps, Report
 from pacs_core.workflow.performed_step import StepStatus, changed, check_creation, status_of, step_of
 
@@ -51,7 +50,7 @@ class PerformedStepService(Service):
             normalized.serve(assoc, context, command, {CommandField.N_GET: self._get})
 
     def _create(self, request: Request) -> Reply:
-        uid = request.sop_instance or f"2.25.{uuid4().int}"
+        uid = request.sop_instance or new_uid()
         parse_uid(uid, name="Affected SOP Instance UID")
         check_creation(request.attributes)
         step = step_of(request.attributes)

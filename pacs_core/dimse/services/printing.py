@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from uuid import uuid4
 
 import structlog
 from pydicom import Dataset
@@ -17,7 +16,7 @@ from pacs_core.dimse.negotiation import LITTLE_ENDIAN, Context
 from pacs_core.dimse.services import Service, normalized
 from pacs_core.dimse.services.normalized import Operations, Reply, Request
 from pacs_core.errors import FilmQueueFull, InvalidAttributeValue, NotFound, PrinterFull, SessionQueueFull, UnavailableError, UnknownAction
-from pacs_core.model import Header, Permission, parse_uid
+from pacs_core.model import Header, Permission, new_uid, parse_uid
 from pacs_core.ports.printing import PrintJob, PrintJobs
 from pacs_core.storage.print_spool import PrintSpool, SessionImages
 from pacs_core.workflow.presentation_lut import Curve, values_of
@@ -115,7 +114,7 @@ class PrintService(Service):
         status, pages = printing_of(request.sop_instance)
         said = desk.session.attributes
         job = PrintJob(
-            uid=_new_uid(),
+            uid=new_uid(),
             calling_ae=request.calling_ae,
             FilmSessionLabel=str(said.get("FilmSessionLabel", "")),
             NumberOfCopies=int(str(said["NumberOfCopies"])),
@@ -180,7 +179,7 @@ class _Desk:
 
     def create_curve(self, request: Request) -> Reply:
         """N-CREATE of a presentation LUT; its values go where the images are."""
-        uid = parse_uid(request.sop_instance or _new_uid(), name="Affected SOP Instance UID")
+        uid = parse_uid(request.sop_instance or new_uid(), name="Affected SOP Instance UID")
         values = values_of(request.attributes)
         self.session.add_curve(uid, Curve(self._opened().add(values), len(values)) if values else Curve())
         return Reply(attributes=request.attributes, sop_instance=uid)
@@ -208,14 +207,14 @@ class _Desk:
 
 
 def _created(request: Request, create: Callable[[str, Header], Answer]) -> Reply:
-    uid = request.sop_instance or _new_uid()
+    uid = request.sop_instance or new_uid()
     parse_uid(uid, name="Affected SOP Instance UID")
     answer = create(uid, header_of(request.attributes))
     return Reply(answer.status, data_set_of(answer.attributes), sop_instance=uid)
 
 
 def _create_film(session: FilmSession, box_class: str, uid: str, given: Header) -> Answer:
-    return session.create_film(uid, box_class, given, [_new_uid() for _ in range(session.count_boxes(given))])
+    return session.create_film(uid, box_class, given, [new_uid() for _ in range(session.count_boxes(given))])
 
 
 def _changed(answer: Answer) -> Reply:
@@ -225,7 +224,3 @@ def _changed(answer: Answer) -> Reply:
 def _deleted(delete: Callable[[str], None], request: Request) -> Reply:
     delete(request.sop_instance)
     return Reply()
-
-
-def _new_uid() -> str:
-    return f"2.25.{uuid4().int}"

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from uuid import uuid4
 
 import structlog
 from pydicom import Dataset
@@ -18,7 +17,7 @@ from pacs_core.dimse.services import SUCCESS, UNCOMPRESSED, Service, finding, no
 from pacs_core.dimse.services.finding import Finding
 from pacs_core.dimse.services.normalized import Operations, Perform, Reply, Request
 from pacs_core.errors import PerformerUnreachable, UnknownAction, UnknownReceiver
-from pacs_core.model import Header, Permission, parse_uid
+from pacs_core.model import Header, Permission, new_uid, parse_uid
 from pacs_core.ports import PeerDirectory
 from pacs_core.ports.modality import Report
 from pacs_core.ports.unified_step import Kept, Subscription, UnifiedStep, UnifiedSteps, Watcher
@@ -94,7 +93,7 @@ class UnifiedStepService(Service):
         return Finding(_answers(identifier, selected), whole=all(element.keyword for element in identifier))
 
     def _create(self, request: Request) -> Reply:
-        uid = request.sop_instance or f"2.25.{uuid4().int}"
+        uid = request.sop_instance or new_uid()
         parse_uid(uid, name="Affected SOP Instance UID")
         step = rules.created(uid, request.attributes, worklist=self._worklist, now=_now())
         entered = kept(step)
