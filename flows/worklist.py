@@ -1,14 +1,12 @@
 """Worklist cleanup: what was scheduled and whose time is over leaves the worklist."""
 
-from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from prefect import State, flow
-from prefect.states import Completed
 from pydantic import Field
 
-from flows.reporting import RunRecord, publish_summary, publish_table
+from flows.expiry import remove_expired
 from tasks.worklist import expired_items, forget_items
 
 
@@ -24,17 +22,5 @@ def worklist_cleanup(keep_days: Annotated[int, Field(ge=0, le=3650)] = 7, dry_ru
         dry_run: Only look: show what would be removed.
     """
     before = datetime.now() - timedelta(days=keep_days)  # noqa: DTZ005 local time, as schedules are
-    with RunRecord("worklist-cleanup", {"keep_days": keep_days, "dry_run": dry_run}) as record:
-        items = expired_items(before)
-        rows = [asdict(item) for item in items]
-        if dry_run:
-            sentence = f"dry run: {len(items)} items would be removed"
-            publish_table("worklist-cleanup-plan", sentence, rows)
-            record.finish("planned", {"items": len(items)})
-            return Completed(message=sentence)
-        removed = forget_items(before)
-        sentence = f"{removed} items removed"
-        publish_table("worklist-cleanup-result", sentence, rows)
-        publish_summary("worklist-cleanup-summary", "Worklist cleanup", sentence, {"items": removed})
-        record.finish("completed", {"items": removed})
-    return Completed(message=sentence)
+    parameters = {"keep_days": keep_days, "dry_run": dry_run}
+    return remove_expired("worklist-cleanup", parameters, "items", lambda: expired_items(before), lambda _: forget_items(before))

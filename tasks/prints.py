@@ -34,11 +34,12 @@ def expired_prints(keep_days: float | None) -> Sequence[ExpiredPrint]:
 
 
 @task(**RETRIES)
-def remove_prints(prints: Sequence[ExpiredPrint]) -> None:
-    """Remove them. Repeatable."""
+def remove_prints(prints: Sequence[ExpiredPrint]) -> int:
+    """Remove them; how many. Repeatable."""
     settings = load_settings()
     jobs, files = index.print_jobs(settings), tiers.prints(settings)
     for each in prints:
         if each.path:
             files.remove(each.path)
         jobs.removed(each.job)
+    return len(prints)
