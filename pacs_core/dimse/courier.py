@@ -26,7 +26,7 @@ _LEASE = timedelta(seconds=30)  # after which another process takes up what this
 _SUCCESS = 0x0000
 
 
-class Courier:
+class Courier(Worker):
     """A thread that delivers what is owed. Several processes may each have one.
 
     Args:
@@ -41,19 +41,7 @@ class Courier:
         self._peers = peers
         self._caller = caller
         self._retries = retries
-        self._worker = Worker(self.deliver_due, name="courier")
-
-    def start(self) -> None:
-        """Begin."""
-        self._worker.start()
-
-    def hasten(self) -> None:
-        """Something has just been entered. Returns at once; any thread."""
-        self._worker.hasten()
-
-    def close(self) -> None:
-        """Deliver no more. A report whose answer does not come in a moment is delivered once more by somebody else, later."""
-        self._worker.close()
+        super().__init__(self.deliver_due, name="courier")
 
     def deliver_over(self, assoc: Association, number: int) -> None:
         """Try one report over an association of the peer's. AssociationEnded if that ends; the report stays owed then."""
@@ -74,7 +62,7 @@ class Courier:
         try:
             assoc = self._associate(peer, context_class)
             try:
-                while left and time.monotonic() < until and not self._worker.is_stopping:
+                while left and time.monotonic() < until and not self.is_stopping:
                     self._report(assoc, left.pop(0))
             finally:
                 assoc.release()
@@ -82,7 +70,7 @@ class Courier:
             log.warning("reports_not_delivered", peer=peer, reports=len(left), reason=str(exc))
             for claimed in left:
                 self._put_off(claimed, str(exc))
-            self._reports.hold(peer, context_class, self._retries.after(group[0].attempts, timedelta()) or _LEASE)
+            self._reports.hold(peer, context_class, self._retries.delay(group[0].attempts))
 
     def _associate(self, peer: str, context_class: str) -> Association:
         known = self._peers.get(peer)

@@ -34,7 +34,7 @@ def reason_for(found: str, *, is_supported: bool) -> FailureReason | None:
     return _REASONS[found]
 
 
-class CommitmentChecker:
+class CommitmentChecker(Worker):
     """A thread that checks one request after the other. Several processes may each have one.
 
     Args:
@@ -65,19 +65,7 @@ class CommitmentChecker:
         self._retries = retries
         self._retrieve_ae = retrieve_ae
         self._owed = owed
-        self._worker = Worker(self._check_due, name="commitments")
-
-    def start(self) -> None:
-        """Begin."""
-        self._worker.start()
-
-    def hasten(self) -> None:
-        """A request has just been entered. Returns at once; any thread."""
-        self._worker.hasten()
-
-    def close(self) -> None:
-        """Check no more. What is at work is taken up by somebody else, later."""
-        self._worker.close()
+        super().__init__(self._check_due, name="commitments")
 
     def check(self, number: int | None = None) -> int | None:
         """Check a request that is due, or just this one. The number of the report that is owed for it; None if there is nothing to do."""

@@ -30,7 +30,7 @@ _DEADLY = 5  # processes that died while they rendered a job: the next one would
 _SWEPT_EVERY = 600.0  # seconds
 
 
-class Renderer:
+class Renderer(Worker):
     """A thread that renders one job after the other, a page at a time. Several processes may each have one.
 
     Args:
@@ -48,19 +48,7 @@ class Renderer:
         self._captures = captures
         self._retries = retries
         self._swept = float("-inf")
-        self._worker = Worker(self.render_due, name="renderer")
-
-    def start(self) -> None:
-        """Begin."""
-        self._worker.start()
-
-    def hasten(self) -> None:
-        """A job has just been entered. Returns at once; any thread."""
-        self._worker.hasten()
-
-    def close(self) -> None:
-        """Render no more. What is at work is taken up by somebody else, later."""
-        self._worker.close()
+        super().__init__(self.render_due, name="renderer")
 
     def render_due(self) -> bool:
         """Render a job that is due; whether there was one."""
@@ -86,7 +74,6 @@ class Renderer:
         place = self._prints.workplace()
         try:
             made = [self._render_page(claimed, number, place.path) for number in range(1, len(job.pages) + 1)]
-            self._jobs.renew(job.uid, _LEASE)
             with translated("writing a print"), (place.path / "job.pdf").open("wb") as file:
                 write_document(file, made, dpi=[page.dpi for page in job.pages])
             self._jobs.renew(job.uid, _LEASE)
@@ -98,7 +85,7 @@ class Renderer:
         log.info("printed", job=job.uid, calling=job.calling_ae, pages=len(job.pages), attempts=claimed.attempts)
 
     def _render_page(self, claimed: ClaimedJob, number: int, directory: Path) -> Path:
-        if self._worker.is_stopping:
+        if self.is_stopping:
             raise UnavailableError("the archive is stopping")
         self._prints.check_room()
         rendered = render(claimed.job.pages[number - 1], partial(self._spool.file, claimed.job.uid))

@@ -16,4 +16,8 @@ class Retries:
         """How long to wait after so many attempts at something that is so old; None to give up."""
         if age > self.give_up_after:
             return None
+        return self.delay(attempts)
+
+    def delay(self, attempts: int) -> timedelta:
+        """How long to wait after so many attempts."""
         return min(self.first * (1 << min(attempts - 1, 30)), self.longest)

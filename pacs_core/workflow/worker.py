@@ -16,6 +16,8 @@ _CLOSING = 2.0  # seconds
 class Worker:
     """To be closed. Whatever its work raises is logged, and the work is tried again.
 
+    What it was at when it is closed is taken up by another process, later: work is claimed for a time, and may be done once more.
+
     Args:
         work: does what is due, a bounded amount of it; whether there was anything.
         name: of the thread, for the log.
