@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -38,7 +39,8 @@ class _Checkpoint(threading.Event):
     """What makes the reactor of an association rest while a client waits for its answer.
 
     pynetdicom's own lets a client go on while the reactor is only about to rest, or is waking up from the request before; the reactor then
-    takes the answer as a request of the peer's, and the client never sees it.
+    takes the answer as a request of the peer's, and the client never sees it. Event reports are served in threads of their own, which
+    declare the reactor awake when they end, and answer whether a release was requested meanwhile or not.
     """
 
     def __init__(self, assoc: Association) -> None:
@@ -46,6 +48,9 @@ class _Checkpoint(threading.Event):
         self._assoc = assoc
         self._turn = threading.Lock()
         self._is_resting = False
+        self._serve = assoc._serve_request
+        self.report = threading.Lock()
+        """Held by whoever serves an event report, or lets none be served."""
         self.set()
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -61,9 +66,19 @@ class _Checkpoint(threading.Event):
         while self._assoc.is_alive() and not self._is_resting:
             time.sleep(0.001)
 
+    def serve(self, message: Any, context_id: int) -> None:
+        """Called by the reactor, or by the thread of an event report."""
+        if threading.current_thread() is self._assoc:
+            self._serve(message, context_id)
+            return
+        with self.report:
+            self._serve(message, context_id)
+            with self._turn:
+                self._assoc._is_paused = self._is_resting
+
     def _may_go_on(self) -> bool:
         with self._turn:
-            self._is_resting = not self.is_set()
+            self._is_resting = self._assoc._is_paused = not self.is_set()
             return not self._is_resting
 
 
@@ -71,12 +86,14 @@ class _Checkpoint(threading.Event):
 def released(assoc: Association) -> Iterator[None]:
     """For a `with` block an association that has been accepted, whose client loses no answer; released at its end."""
     assert assoc.is_established, "the association was not accepted"
-    assoc._reactor_checkpoint = _Checkpoint(assoc)
+    checkpoint = _Checkpoint(assoc)
+    assoc._reactor_checkpoint, assoc._serve_request = checkpoint, checkpoint.serve  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        if assoc.is_established:
-            assoc.release()
+        with checkpoint.report:
+            if assoc.is_established:
+                assoc.release()
 
 
 @contextmanager
