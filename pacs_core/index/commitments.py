@@ -8,7 +8,7 @@ from datetime import timedelta
 from pacs_core.errors import NotFound
 from pacs_core.index import event_reports
 from pacs_core.index.postgres import Database, Session
-from pacs_core.ports.commitment import Reference, Request
+from pacs_core.ports.commitment import Entered, Reference, Request
 from pacs_core.ports.modality import Report
 
 _INSTANCES = """
@@ -36,7 +36,7 @@ class Commitments:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def enter(self, peer: str, transaction: str, references: Sequence[Reference]) -> int:
+    def enter(self, peer: str, transaction: str, references: Sequence[Reference]) -> Entered:
         """See ports.commitment.Commitments."""
         digest = _digest(references)
         with self._database.transaction() as session:
@@ -47,9 +47,8 @@ class Commitments:
                 transaction=transaction,
             )
             if known and known[0][1] == digest:
-                _report_again(session, known[0][2])
-                return int(known[0][0])
-            return _enter(session, "scp", peer, transaction, references, is_repeated=bool(known))
+                return _once_more(session, number=known[0][0], report=known[0][2])
+            return Entered(_enter(session, "scp", peer, transaction, references, is_repeated=bool(known)), report=None)
 
     def claim(self, *, lease: timedelta, number: int | None = None) -> Request | None:
         """See ports.commitment.Commitments."""
@@ -159,15 +158,22 @@ def _enter(session: Session, role: str, peer: str, transaction: str, references:
     return int(number)
 
 
+def _once_more(session: Session, number: int, report: int | None) -> Entered:
+    """Owe what was reported, or have what was reported so long ago that it is forgotten checked anew."""
+    if report is not None:
+        event_reports.owe_again(session, report)
+    else:
+        session.run(
+            "UPDATE pacs.commitment SET state = 'requested', requested_at = now(), attempts = 0, next_attempt_at = now()"
+            " WHERE number = :number AND state = 'answered'",
+            number=number,
+        )
+    return Entered(number, report)
+
+
 def _note_results(session: Session, number: int, key: str, failures: Mapping[str, int]) -> None:
     reasons = {each: f"{reason:04X}" for each, reason in failures.items()}
     session.run(_RESULTS.format(key=key), number=number, failures=json.dumps(reasons))
-
-
-def _report_again(session: Session, report: int | None) -> None:
-    """A peer that asks once more has not understood that it was told, or was not told yet."""
-    if report is not None:
-        session.run("UPDATE pacs.event_report SET state = 'due', next_attempt_at = now() WHERE number = :report", report=report)
 
 
 def _digest(references: Sequence[Reference]) -> str:

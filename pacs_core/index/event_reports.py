@@ -56,7 +56,8 @@ class EventReports:
         """The peer has taken it. Repeatable."""
         with self._database.transaction() as session:
             session.run(
-                "UPDATE pacs.event_report SET state = 'delivered', delivered_at = now(), last_error = '' WHERE number = :number",
+                "UPDATE pacs.event_report SET state = CASE WHEN attempts = 0 THEN state ELSE 'delivered' END, delivered_at = now(),"
+                " last_error = '', leased_until = NULL WHERE number = :number",
                 number=number,
             )
 
@@ -65,8 +66,8 @@ class EventReports:
         with self._database.transaction() as session:
             session.run(
                 "UPDATE pacs.event_report SET last_error = :error, next_attempt_at = now() + coalesce(:after, interval '0'),"
-                " leased_until = NULL,"
-                " state = CASE WHEN :after IS NULL THEN 'given up' ELSE state END WHERE number = :number AND state = 'due'",
+                " leased_until = NULL, state = CASE WHEN :after IS NULL AND attempts > 0 THEN 'given up' ELSE state END"
+                " WHERE number = :number AND state = 'due'",
                 error=error[:500],
                 after=again_after,
                 number=number,
@@ -86,3 +87,12 @@ def owe(session: Session, report: Report) -> int:
         attributes=json.dumps(report.attributes),
     )
     return int(number)
+
+
+def owe_again(session: Session, number: int) -> None:
+    """Owe a report anew that was entered before: its peer has not understood that it was told, or was not told yet.
+
+    With no attempt behind it: one that is on its way to the peer just now is told once more all the same, since the peer may ask after
+    it has taken the report, and before that is noted.
+    """
+    session.run("UPDATE pacs.event_report SET state = 'due', attempts = 0, next_attempt_at = now() WHERE number = :number", number=number)

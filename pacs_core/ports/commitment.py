@@ -39,11 +39,18 @@ class Request:
     age: timedelta
 
 
+class Entered(NamedTuple):
+    """A request that is kept: its number, and that of the report that is owed for it already, or None until it has been checked."""
+
+    number: int
+    report: int | None
+
+
 class Commitments(Protocol):
     """Requests of peers to us. Any number of processes may share them."""
 
-    def enter(self, peer: str, transaction: str, references: Sequence[Reference]) -> int:
-        """Keep a request; its number. The same request once more is the same one, and is answered once more."""
+    def enter(self, peer: str, transaction: str, references: Sequence[Reference]) -> Entered:
+        """Keep a request. The same request once more is the same one, and what was reported is owed once more."""
 
     def claim(self, *, lease: timedelta, number: int | None = None) -> Request | None:
         """A request that is due, or just this one, ours for so long; None if there is none."""

@@ -110,7 +110,7 @@ class EventReports(Protocol):
         """The peer does not answer: all that it is owed on that kind of association waits for so long, what is entered meanwhile too."""
 
     def delivered(self, number: int) -> None:
-        """The peer has taken it. Repeatable."""
+        """The peer has taken it. Repeatable. One that it has asked for once more meanwhile is still owed."""
 
     def failed(self, number: int, error: str, again_after: timedelta | None) -> None:
         """It could not be delivered; it is tried again after a while, or never."""

@@ -14,7 +14,7 @@ from pacs_core.dimse.services.normalized import Reply, Request
 from pacs_core.errors import NotFound, PacsError, UnknownAction
 from pacs_core.model import Permission
 from pacs_core.ports import PeerDirectory
-from pacs_core.ports.commitment import Commitments, Requests
+from pacs_core.ports.commitment import Commitments, Entered, Requests
 from pacs_core.workflow.commitment import INSTANCE, PUSH_MODEL, REQUEST, answer_of, request_of
 from pacs_core.workflow.committing import CommitmentChecker
 
@@ -69,15 +69,17 @@ class CommitmentService(Service):
         if request.type_id != REQUEST:
             raise UnknownAction(f"storage commitment has no action {request.type_id}")
         transaction, references = request_of(request.attributes)
-        number = self._commitments.enter(request.calling_ae, transaction, references)
+        entered = self._commitments.enter(request.calling_ae, transaction, references)
         log.info("commitment_requested", association=assoc.id, TransactionUID=transaction, instances=len(references))
         is_known = self._peers.get(request.calling_ae) is not None
-        return Reply(then=self._checker.hasten if is_known else self._reporting(assoc, number))
+        if not is_known:
+            return Reply(then=self._reporting(assoc, entered))
+        return Reply(then=self._checker.hasten if entered.report is None else self._courier.hasten)
 
-    def _reporting(self, assoc: Association, number: int) -> Callable[[], None]:
+    def _reporting(self, assoc: Association, entered: Entered) -> Callable[[], None]:
         def report() -> None:
             try:
-                owed = self._checker.check(number)
+                owed = self._checker.check(entered.number) if entered.report is None else entered.report
                 if owed is not None and not assoc.connection.readable():
                     self._courier.deliver_over(assoc, owed)
             except AssociationEnded:

@@ -192,6 +192,16 @@ def test_a_request_that_comes_again_is_answered_again_and_one_that_is_another_fa
     assert failures(modality.events[2][1]) == {instances[0][1]: 0x0131}
 
 
+def test_a_request_that_comes_again_is_answered_where_it_was_asked(new_listener: NewListener, modality: Modality, tmp_path: Path) -> None:
+    listener = new_listener()
+    instances = stored(listener, tmp_path)
+    for count in (1, 2):
+        with modality.associated(listener) as assoc:
+            assert request(assoc, instances, "1.2.3") == 0x0000
+            eventually(lambda count=count: len(modality.events) == count, what="the report")  # type: ignore[misc]
+    assert [event_type for event_type, _ in modality.events] == [1, 1]
+
+
 def test_instances_that_are_only_journalled_are_waited_for(new_listener: NewListener, modality: Modality, tmp_path: Path) -> None:
     listener = new_listener(PACS_COMMIT_INTERVAL="5")
     paths = Study("CT", instances=5).write(tmp_path / "sent")

@@ -60,6 +60,37 @@ def test_all_that_a_peer_is_owed_waits_while_it_does_not_answer(database: Databa
     assert told(reports.claim(limit=10, lease=LEASE)) == [("ONE", 1), ("ONE", 2), ("ONE", 4)]
 
 
+def test_what_a_peer_asks_for_again_while_it_is_on_its_way_is_told_twice(database: Database, reports: EventReports) -> None:
+    owe(database, "ONE", 1)
+    (first,) = reports.claim(limit=1, lease=LEASE)
+    with database.transaction() as session:
+        event_reports.owe_again(session, first.number)
+    assert reports.claim(limit=10, lease=LEASE) == [], "two at once might tell it in any order"
+    reports.delivered(first.number)
+    assert told(reports.claim(limit=10, lease=LEASE)) == [("ONE", 1)]
+    reports.delivered(first.number)
+    assert reports.claim(limit=10, lease=LEASE) == []
+
+
+@pytest.mark.parametrize("again_after", [None, timedelta(0)], ids=["given up", "put off"])
+def test_what_a_peer_asks_for_again_is_not_given_up(database: Database, reports: EventReports, again_after: timedelta | None) -> None:
+    owe(database, "ONE", 1)
+    (first,) = reports.claim(limit=1, lease=LEASE)
+    with database.transaction() as session:
+        event_reports.owe_again(session, first.number)
+    reports.failed(first.number, "it hung up", again_after)
+    assert told(reports.claim(limit=10, lease=LEASE)) == [("ONE", 1)]
+
+
+def test_what_was_told_is_told_again_at_once_where_a_peer_asks(database: Database, reports: EventReports) -> None:
+    owe(database, "ONE", 1)
+    (first,) = reports.claim(limit=1, lease=LEASE)
+    reports.delivered(first.number)
+    with database.transaction() as session:
+        event_reports.owe_again(session, first.number)
+    assert told(reports.claim(limit=10, lease=LEASE)) == [("ONE", 1)]
+
+
 def test_what_is_no_longer_owed_is_forgotten(database: Database, reports: EventReports) -> None:
     owe(database, "ONE", 1, 2, 3)
     first, second, _ = sorted(reports.claim(limit=10, lease=LEASE), key=lambda each: each.number)

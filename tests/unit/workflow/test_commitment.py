@@ -12,7 +12,7 @@ from pacs_core.archive.safekeeping import DAMAGED, GOOD, MISSING, OTHER_CLASS, S
 from pacs_core.dicom.json_model import from_json
 from pacs_core.errors import IndexUnavailable, InvalidUID, MissingAttribute, MissingAttributeValue, RequestError, StorageUnavailable
 from pacs_core.model import UID, Availability, StoredObject
-from pacs_core.ports.commitment import Reference, Request
+from pacs_core.ports.commitment import Entered, Reference, Request
 from pacs_core.ports.modality import Report
 from pacs_core.workflow.commitment import FailureReason, answer_of, report_of, request_for, request_of
 from pacs_core.workflow.committing import CommitmentChecker, reason_for
@@ -172,7 +172,7 @@ class Memory:
         self.put_offs: list[timedelta] = []
         self.finished: list[tuple[Mapping[int, int], Report]] = []
 
-    def enter(self, peer: str, transaction: str, references: Sequence[Reference]) -> int:
+    def enter(self, peer: str, transaction: str, references: Sequence[Reference]) -> Entered:
         raise AssertionError
 
     def claim(self, *, lease: timedelta, number: int | None = None) -> Request | None:
