@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pacs_core.errors import IndexUnavailable
 from pacs_core.index import locks
 from pacs_core.index.lake import literal
-from pacs_core.index.postgres import CatalogURL, Database, Session
+from pacs_core.index.postgres import CatalogURL, Database
 from pacs_core.index.sql import InvalidSQL, SQLSession
 from pacs_core.model import UID
 
@@ -107,14 +106,9 @@ class Forwards:
     @contextmanager
     def locked(self, rule: str) -> Iterator[bool]:
         """Be the only one who works on a rule; whether that is so. The lock dies with the process."""
-        session = Session(self._url, application_name="pacs-forward")
-        try:
+        with locks.locking(self._url, application_name="pacs-forward") as session:
             ((mine,),) = session.run("SELECT pg_try_advisory_lock(CAST(:space AS integer), hashtext(:rule))", space=locks.RULES, rule=rule)
             yield bool(mine)
-            with suppress(IndexUnavailable):  # a closed connection is noticed by the server a moment later, and only then lets go
-                session.run("SELECT pg_advisory_unlock_all()")
-        finally:
-            session.close()
 
     def begin(self, rule: str, now: datetime) -> RuleState:
         """How far the rule has come. One that is new begins now."""

@@ -8,12 +8,11 @@ from what it was when the copy was made. The lake follows, and only then does th
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 
 import duckdb
 
-from pacs_core.errors import IndexUnavailable
 from pacs_core.index import locks
 from pacs_core.index.commit import LakeIndexWriter
 from pacs_core.index.keys import OBJECT_COLUMNS
@@ -127,8 +126,7 @@ class LakeLocations:
     @contextmanager
     def locked(self, studies: Iterable[UID]) -> Iterator[Locked]:
         """Be the only one who works on these studies; those that somebody else works on are left out."""
-        session = Session(self._url, application_name="pacs-study-lock")
-        try:
+        with locks.locking(self._url, application_name="pacs-study-lock") as session:
             mine = session.run(
                 "SELECT study FROM unnest(CAST(:studies AS text[])) AS study"
                 " WHERE pg_try_advisory_lock(CAST(:space AS integer), hashtext(study))",
@@ -136,10 +134,6 @@ class LakeLocations:
                 space=locks.STUDIES,
             )
             yield Locked(frozenset(UID(study) for (study,) in mine), check=lambda: _check_alive(session))
-            with suppress(IndexUnavailable):  # a closed connection is noticed by the server a moment later, and only then lets go
-                session.run("SELECT pg_advisory_unlock_all()")
-        finally:
-            session.close()
 
     def objects(self, studies: Sequence[UID]) -> Sequence[StoredObject]:
         """The objects that hold the instances of studies now."""
