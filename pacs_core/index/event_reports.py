@@ -53,7 +53,7 @@ class EventReports:
             )
 
     def delivered(self, number: int) -> None:
-        """The peer has taken it. Repeatable."""
+        """See ports.modality.EventReports."""
         with self._database.transaction() as session:
             session.run(
                 "UPDATE pacs.event_report SET state = CASE WHEN attempts = 0 THEN state ELSE 'delivered' END, delivered_at = now(),"
@@ -62,7 +62,7 @@ class EventReports:
             )
 
     def failed(self, number: int, error: str, again_after: timedelta | None) -> None:
-        """It could not be delivered; it is tried again after a while, or never."""
+        """See ports.modality.EventReports."""
         with self._database.transaction() as session:
             session.run(
                 "UPDATE pacs.event_report SET last_error = :error, next_attempt_at = now() + coalesce(:after, interval '0'),"
