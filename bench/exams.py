@@ -14,6 +14,7 @@ from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from bench.storing import ENVIRONMENT, storescu_command
+from pacs_core.model import Header
 from tests.support import scu
 from tests.support.dcmtk import Scp
 from tests.support.part10 import dataset_bytes
@@ -103,7 +104,7 @@ def view(scp: Scp, exam: Exam, diary: Diary) -> None:
         raise Wrong(f"what C-GET brings of exam {exam.number} is not what was sent")
 
 
-def worklist_item(exam: Exam) -> dict[str, str]:
+def worklist_item(exam: Exam) -> Header:
     """Its attributes, flat."""
     return {
         "PatientID": exam.patient_id,
