@@ -16,6 +16,7 @@ from pacs_core.dicom.part10 import same_data_set
 from pacs_core.errors import ChecksumMismatch, IndexUnavailable, PacsError, StorageUnavailable, UnavailableError
 from pacs_core.model import InstanceRecord, Level, Query, StoredObject
 from pacs_core.ports import CommitResult, IndexReader, IndexWriter, Journal, Journalled, LandingStore, ObjectStore, Uncommitted
+from pacs_core.storage.configured import tier_named
 from pacs_core.telemetry.timing import TOTAL, Timings
 
 log = structlog.get_logger(__name__)
@@ -285,7 +286,7 @@ class _Settlement:
                 raise StorageUnavailable(f"{held.path} has been moved from tier {held.tier} meanwhile")
             self._take_over(record, held, problem)
         elif self._is_copy(record, held):
-            self._store(record.tier).delete(record.path)
+            tier_named(self._stores, record.tier).delete(record.path)
             log.info("copy_removed", SOPInstanceUID=record.SOPInstanceUID, path=record.path, held_tier=held.tier, held_path=held.path)
         else:
             where = self._landing.set_aside(record.path, reason=f"SOPInstanceUID {record.SOPInstanceUID} is held already as {held.path}")
@@ -313,7 +314,7 @@ class _Settlement:
         """Move an object of any tier into the landing tier's quarantine; returns where."""
         if old.tier == self._landing.tier:
             return self._landing.set_aside(old.path, reason=reason)
-        store, copy = self._store(old.tier), self._landing.incoming()
+        store, copy = tier_named(self._stores, old.tier), self._landing.incoming()
         try:
             with store.open(old.path) as content:
                 while block := content.read(_BLOCK):
@@ -326,10 +327,5 @@ class _Settlement:
         return where
 
     def _is_copy(self, record: InstanceRecord, held: StoredObject) -> bool:
-        with self._store(record.tier).open(record.path) as new, self._store(held.tier).open(held.path) as old:
+        with tier_named(self._stores, record.tier).open(record.path) as new, tier_named(self._stores, held.tier).open(held.path) as old:
             return same_data_set(old, new)
-
-    def _store(self, tier: str) -> ObjectStore:
-        if tier not in self._stores:
-            raise StorageUnavailable(f"the index names tier {tier}, which is not configured")
-        return self._stores[tier]

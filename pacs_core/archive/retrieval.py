@@ -20,6 +20,7 @@ from pacs_core.archive.stored import Hashed, StoredDataSet, data_set_of, open_da
 from pacs_core.errors import ChecksumMismatch, IntegrityError, ObjectArchived, StorageUnavailable, UnavailableError
 from pacs_core.model import UID, StoredObject
 from pacs_core.ports import Copies, ObjectCache, ObjectStore, Recalls
+from pacs_core.storage.configured import tier_named
 
 log = structlog.get_logger(__name__)
 
@@ -108,9 +109,7 @@ class Retrieval:
                 fetchers.shutdown(wait=False, cancel_futures=True)
 
     def _open_at(self, instance: StoredObject) -> StoredDataSet:
-        store = self._stores.get(instance.tier)
-        if store is None:
-            raise StorageUnavailable(f"tier {instance.tier} is not configured")
+        store = tier_named(self._stores, instance.tier)
         path = store.local_path(instance.path)
         return self._open_remote(store, instance) if path is None else self._open_local(path, instance)
 

@@ -9,6 +9,7 @@ from pacs_core.errors import ObjectArchived, ObjectMissing, StorageUnavailable
 from pacs_core.model import UID, StoredObject
 from pacs_core.ports import Copies, ObjectStore
 from pacs_core.ports.commitment import Reference
+from pacs_core.storage.configured import tier_named
 
 # What is found of an instance: nothing, one of another SOP class, only damaged objects, or a good one.
 MISSING, OTHER_CLASS, DAMAGED, GOOD = "missing", "other class", "damaged", "good"
@@ -60,18 +61,13 @@ class Safekeeping:
 
     def _is_intact(self, place: StoredObject) -> bool:
         report = verify_shard(self._stores, [place])
-        return bool(report.intact) or (not report.problems and self._store(place).exists(place.path))
+        return bool(report.intact) or (not report.problems and tier_named(self._stores, place.tier).exists(place.path))
 
     def _has_its_size(self, place: StoredObject) -> bool:
         try:
-            with closing(self._store(place).open(place.path)) as content:
+            with closing(tier_named(self._stores, place.tier).open(place.path)) as content:
                 return content.seek(0, SEEK_END) == place.size
         except ObjectMissing:
             return False
         except ObjectArchived:
-            return self._store(place).exists(place.path)
-
-    def _store(self, place: StoredObject) -> ObjectStore:
-        if place.tier not in self._stores:
-            raise StorageUnavailable(f"the tier {place.tier} is not configured")
-        return self._stores[place.tier]
+            return tier_named(self._stores, place.tier).exists(place.path)

@@ -17,6 +17,7 @@ import numpy as np
 from pacs_core.errors import ObjectArchived, ObjectMissing, StorageUnavailable
 from pacs_core.model import UID, StoredObject
 from pacs_core.ports import ObjectStore
+from pacs_core.storage.configured import tier_named
 
 _BLOCK = 1024 * 1024
 _THREADS = 2  # hashing leaves the GIL; more threads than a worker has cores only add seeks
@@ -111,9 +112,7 @@ def verify_objects(opened: Callable[[StoredObject], BinaryIO], objects: Sequence
 
 def check_presence(stores: Mapping[str, ObjectStore], objects: Sequence[StoredObject]) -> ShardReport:
     """Whether every object is on its tier, without reading it. Raises UnavailableError as `verify_shard`."""
-    if unknown := {each.tier for each in objects} - set(stores):
-        raise StorageUnavailable(f"the tier {', '.join(sorted(unknown))} is not configured")
-    absent = [each for each in objects if not stores[each.tier].exists(each.path)]
+    absent = [each for each in objects if not tier_named(stores, each.tier).exists(each.path)]
     return ShardReport(problems=tuple(_problem(Damage.MISSING, each, "not on its tier") for each in absent), checked=len(objects))
 
 
@@ -173,9 +172,7 @@ def _settled(store: ObjectStore, path: str, before: float) -> bool:
 
 
 def _open(stores: Mapping[str, ObjectStore], each: StoredObject) -> BinaryIO:
-    if each.tier not in stores:
-        raise StorageUnavailable(f"the tier {each.tier} is not configured")
-    return stores[each.tier].open(each.path)
+    return tier_named(stores, each.tier).open(each.path)
 
 
 def _read_all(opened: Callable[[StoredObject], BinaryIO], objects: Sequence[StoredObject]) -> Sequence[_Outcome]:

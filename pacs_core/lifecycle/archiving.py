@@ -13,12 +13,13 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
-from pacs_core.errors import PacsError, StorageUnavailable
+from pacs_core.errors import PacsError
 from pacs_core.lifecycle.moving import Failure, Moved, Mover, as_local_file, bring_back, record_of
 from pacs_core.lifecycle.packaging import Form, check_package, extract, form_of, local_package, scratch_folder, write_package
 from pacs_core.lifecycle.plan import Step
 from pacs_core.model import UID, Change, Copy, CopyState, InstanceRecord, StoredObject
 from pacs_core.ports import IndexWriter, LandingStore, Locations, ObjectStore
+from pacs_core.storage.configured import tier_named
 
 
 class Archiver:
@@ -82,9 +83,9 @@ class Archiver:
             write_package(package, form, objects, self._opened, study=study, run=change.run, at=change.at)
             with package.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            self._store(target).put(path, package, sha256=sha256)
+            tier_named(self._stores, target).put(path, package, sha256=sha256)
             read_back = folder / f"read-back.{form}"
-            self._store(target).fetch(path, read_back, sha256=sha256)
+            tier_named(self._stores, target).fetch(path, read_back, sha256=sha256)
             check_package(read_back, form, objects)
         done = self._locations.copied(objects, target, change, package=path)
         finished = [each for each in objects if each.SOPInstanceUID in done]
@@ -135,7 +136,7 @@ class Archiver:
         left = {copy.member: copy for copy in copies}
         wanted = {member: copy.sha256 for member, copy in left.items()}
         try:
-            with local_package(self._store(tier), path, self._scratch) as package, scratch_folder(self._scratch) as folder:
+            with local_package(tier_named(self._stores, tier), path, self._scratch) as package, scratch_folder(self._scratch) as folder:
                 for member, extracted in extract(package, form_of(path), wanted, folder):
                     copy = left.pop(member)
                     yield copy, self._place(copy, member, extracted)
@@ -154,11 +155,6 @@ class Archiver:
     def _opened(self, each: StoredObject) -> Iterator[Path]:
         with as_local_file(self._stores, each.tier, each.path, each.sha256, self._scratch) as file:
             yield file
-
-    def _store(self, tier: str) -> ObjectStore:
-        if tier not in self._stores:
-            raise StorageUnavailable(f"{tier} is not configured")
-        return self._stores[tier]
 
 
 def _failure(copy: Copy, problem: PacsError) -> Failure:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pacs_core.archive.verification import Damage, Problem, ShardReport, verify_objects, verify_shard
-from pacs_core.errors import ChecksumMismatch, ObjectArchived, ObjectMissing, StorageUnavailable
+from pacs_core.errors import ChecksumMismatch, ObjectArchived, ObjectMissing
 from pacs_core.lifecycle.packaging import check_package, form_of, local_package
 from pacs_core.model import Copy, Removed, StoredObject
 from pacs_core.ports import LandingStore, ObjectStore
+from pacs_core.storage.configured import tier_named
 
 
 def verify_package(stores: Mapping[str, ObjectStore], members: Sequence[Copy], scratch: Path) -> ShardReport:
@@ -22,11 +23,9 @@ def verify_package(stores: Mapping[str, ObjectStore], members: Sequence[Copy], s
     """
     first = members[0]
     inside = [replace(member.object, path=member.member) for member in members]
-    if first.tier not in stores:
-        raise StorageUnavailable(f"{first.tier} is not configured")
     report = ShardReport(checked=len(members), bytes_read=sum(member.size for member in members))
     try:
-        with local_package(stores[first.tier], first.path, scratch) as package:
+        with local_package(tier_named(stores, first.tier), first.path, scratch) as package:
             check_package(package, form_of(first.path), inside)
     except ObjectArchived:
         return ShardReport()

@@ -21,6 +21,7 @@ from pacs_core.lifecycle.packaging import scratch_folder
 from pacs_core.lifecycle.plan import Step
 from pacs_core.model import UID, Change, Copy, CopyState, InstanceRecord, StoredObject
 from pacs_core.ports import LandingStore, Locations, Locked, ObjectStore
+from pacs_core.storage.configured import tier_named
 
 log = structlog.get_logger(__name__)
 
@@ -142,7 +143,7 @@ class Mover:
         """Copies of what is wanted of each study are made and entered into the index, and what then holds nothing is removed."""
         source, target = steps[0].source, steps[0].target
         for tier in (source, target):
-            self._store(tier)
+            tier_named(self._stores, tier)
         named = [step.StudyInstanceUID for step in steps]
         done: set[UID] = set()
 
@@ -157,7 +158,7 @@ class Mover:
             objects = [each for each in self._locations.objects(studies) if each.tier == source]
             if len(objects) != sum(step.instances for step in steps if step.StudyInstanceUID in mine):
                 self._locations.catch_up(studies, change)  # the plan was the lake's: a run that kept its source may have died before it
-            threads = ThreadPoolExecutor(self._store(target).concurrency, thread_name_prefix="transfer")
+            threads = ThreadPoolExecutor(tier_named(self._stores, target).concurrency, thread_name_prefix="transfer")
             try:
                 result = _overlapped(
                     _batches(objects),
@@ -204,7 +205,7 @@ class Mover:
                 if target == self._landing.tier:
                     bring_back(self._landing, each, source)
                 else:
-                    self._store(target).put(each.path, source, sha256=each.sha256)
+                    tier_named(self._stores, target).put(each.path, source, sha256=each.sha256)
         except PacsError as exc:
             tell = log.error if isinstance(exc, IntegrityError) else log.warning
             tell("object_not_copied", SOPInstanceUID=each.SOPInstanceUID, tier=each.tier, path=each.path, reason=str(exc))
@@ -229,16 +230,11 @@ class Mover:
         try:
             if copy.tier == self._landing.tier and not _has_bytes_of(self._landing.local_path(copy.path), copy):
                 return True
-            self._store(copy.tier).delete(copy.path)
+            tier_named(self._stores, copy.tier).delete(copy.path)
         except PacsError as exc:
             log.warning("old_object_not_removed", SOPInstanceUID=copy.SOPInstanceUID, tier=copy.tier, path=copy.path, reason=str(exc))
             return False
         return True
-
-    def _store(self, tier: str) -> ObjectStore:
-        if tier not in self._stores:
-            raise StorageUnavailable(f"the tier {tier} is not configured")
-        return self._stores[tier]
 
 
 @contextmanager
@@ -247,9 +243,8 @@ def as_local_file(stores: Mapping[str, ObjectStore], tier: str, path: str, sha25
 
     StorageUnavailable, ObjectMissing, ObjectArchived; ChecksumMismatch for what had to be fetched.
     """
-    if tier not in stores:
-        raise StorageUnavailable(f"the tier {tier} is not configured")
-    local = stores[tier].local_path(path)
+    store = tier_named(stores, tier)
+    local = store.local_path(path)
     if local is not None:
         if not local.is_file():
             raise ObjectMissing(f"{path} is not on tier {tier}")
@@ -257,7 +252,7 @@ def as_local_file(stores: Mapping[str, ObjectStore], tier: str, path: str, sha25
         return
     with scratch_folder(scratch) as folder:
         target = folder / "object"
-        stores[tier].fetch(path, target, sha256=sha256)
+        store.fetch(path, target, sha256=sha256)
         yield target
 
 

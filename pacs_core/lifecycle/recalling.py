@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pacs_core.errors import ObjectMissing, PacsError, StorageUnavailable
+from pacs_core.errors import ObjectMissing, PacsError
 from pacs_core.model import UID, Availability, StoredObject
 from pacs_core.ports import Copies, ObjectStore, Recalls
+from pacs_core.storage.configured import tier_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +110,8 @@ def _ask(each: StoredObject, copies: Copies, stores: Mapping[str, ObjectStore], 
 
 
 def _ask_at(each: StoredObject, stores: Mapping[str, ObjectStore], *, dry_run: bool) -> Availability:
-    if each.tier not in stores:
-        raise StorageUnavailable(f"tier {each.tier} is not configured")
-    found = stores[each.tier].availability(each.path)
+    store = tier_named(stores, each.tier)
+    found = store.availability(each.path)
     if found is Availability.ARCHIVED and not dry_run:
-        stores[each.tier].rehydrate(each.path)
+        store.rehydrate(each.path)
     return found

@@ -22,13 +22,13 @@ from pacs_core.errors import (
     IndexUnavailable,
     ObjectMissing,
     PacsError,
-    StorageUnavailable,
 )
 from pacs_core.lifecycle.keeping import verify_package
 from pacs_core.lifecycle.moving import Failure, Moved, as_local_file, record_of
 from pacs_core.lifecycle.plan import Step
 from pacs_core.model import UID, Change, Copy, CopyState, InstanceRecord, Removed, RemovedState, StoredObject
 from pacs_core.ports import IndexWriter, LandingStore, Locations, Locked, ObjectStore, Removals
+from pacs_core.storage.configured import tier_named
 
 log = structlog.get_logger(__name__)
 
@@ -233,12 +233,7 @@ class Retention:
                     self._landing.revive(each.path, each.sha256)
             self._landing.destroy(each.sha256)
         elif not is_in_use:
-            self._store(each.tier).delete(each.path)
-
-    def _store(self, tier: str) -> ObjectStore:
-        if tier not in self._stores:
-            raise StorageUnavailable(f"the tier {tier} is not configured")
-        return self._stores[tier]
+            tier_named(self._stores, each.tier).delete(each.path)
 
 
 def _held_again(each: Removed) -> DuplicateInstance:

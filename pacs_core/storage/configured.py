@@ -6,12 +6,20 @@ from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 
-from pacs_core.errors import ConfigurationError
+from pacs_core.errors import ConfigurationError, StorageUnavailable
 from pacs_core.ports import ObjectStore
 
 log = structlog.get_logger(__name__)
 
 _LOOK_AGAIN = 5.0  # seconds, at least, between two looks for a name that is not there
+
+
+def tier_named(tiers: Mapping[str, ObjectStore], name: str) -> ObjectStore:
+    """The tier, or archive destination, of that name. StorageUnavailable if there is none: what it holds is out of reach, not gone."""
+    try:
+        return tiers[name]
+    except KeyError:
+        raise StorageUnavailable(f"the tier {name} is not configured; its table is missing from pacs.toml") from None
 
 
 class ConfiguredTiers(Mapping[str, ObjectStore]):
