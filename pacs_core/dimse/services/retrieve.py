@@ -1,6 +1,5 @@
 """Retrieve SCP: C-MOVE and C-GET (PS3.4 C.4.2, C.4.3). Both are a run of C-STORE sub-operations, counted truthfully."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -31,9 +30,6 @@ SUB_OPERATIONS_FAILED_FOR_SOME = 0xB000
 UNABLE_TO_PERFORM_SUB_OPERATIONS = 0xA702
 SUB_OPERATION = "sub-operation"  # its name among the timings: from the C-STORE request to its response
 _REASONS = 10  # that the log tells of one retrieve
-# Seconds between two pending responses. The Standard leaves them to us (PS3.4 C.4.2.3.1, C.4.3.3.1), and where images are small each
-# costs requestor and archive as much as a quarter of a sub-operation. What takes longer is told of one by one.
-_PROGRESS_EVERY = 0.1
 _COUNTER_LIMIT = 0xFFFF  # they are US; a retrieve may have more sub-operations than they can tell
 _OPERATIONS: Mapping[int, Operation] = {CommandField.C_MOVE: Operation.MOVE, CommandField.C_GET: Operation.GET}
 
@@ -114,7 +110,7 @@ class Retrieve(Service):
         return options_of(abstract_syntax, proposed)
 
     def serve(self, assoc: Association, context: Context, command: Command) -> None:
-        """Perform the sub-operations, with pending responses in between, then send the final response."""
+        """Perform the sub-operations, with a pending response after each, then send the final response."""
         if _OPERATIONS.get(command.CommandField) is not MODELS[context.served_as].operation:
             refuse(assoc, context, command)
             return
@@ -169,12 +165,10 @@ class Retrieve(Service):
         counters: SubOperations,
     ) -> int:
         """Run the sub-operations; the status of the final response."""
-        told_at = float("-inf")
         for outcome in outcomes:
             counters.count(outcome)
             self._timings.record(SUB_OPERATION, TOTAL, outcome.seconds, status=f"{outcome.status:04X}", size=outcome.size)
-            if counters.remaining and (now := time.monotonic()) >= told_at + _PROGRESS_EVERY:
-                told_at = now
+            if counters.remaining:
                 assoc.send(context, counters.fill(command.response(PENDING)))
         return CANCEL if counters.remaining else counters.final_status()
 
