@@ -51,6 +51,7 @@ class Site:
         self._archive = archive
         self._database = Database(listener.env["PACS_CATALOG_URL"])
         self._queue = Prefetches(self._database)
+        self._runs: list[FlowProcess] = []
 
     def add_peer(self, ae_title: str, port: int | None = None) -> None:
         assert_succeeded(self.listener.run_pacs("peer", "add", ae_title, "127.0.0.1", str(port or self._remote.port)))
@@ -73,7 +74,9 @@ class Site:
             session.run(statement)
 
     def start(self, **parameters: object) -> FlowProcess:
-        return FlowProcess("prefetch", self.listener.env, self._archive.prefect_api_url, self._folder / "prefetch.log", **parameters)
+        run = FlowProcess("prefetch", self.listener.env, self._archive.prefect_api_url, self._folder / "prefetch.log", **parameters)
+        self._runs.append(run)
+        return run
 
     def run(self, **parameters: object) -> str:
         return self.start(**parameters).outcome()
@@ -93,6 +96,8 @@ class Site:
         return sum(count for row in rows for name, count in json.loads(row["operations"]).items() if name.startswith("C-STORE"))
 
     def close(self) -> None:
+        for run in self._runs:
+            run.kill()  # says nothing where it has ended
         self._database.close()
 
 
@@ -178,8 +183,9 @@ def test_priors_of_who_is_scheduled_soon_come_no_faster_than_they_may(new_site: 
     site.schedule("PREF3", in_hours=2)
     site.schedule("PREF6", in_hours=30)
     run = site.start()
-    eventually(lambda: len(site.held()) == 2, within=90, what="two studies")
-    assert sorted(site.attempts().values()) == [("held", 1), ("held", 1), ("wanted", 0)]
+    expected = [("held", 1), ("held", 1), ("wanted", 0)]
+    eventually(lambda: sorted(site.attempts().values()) == expected, within=90, what="two studies, and none more")
+    assert len(site.held()) == 2
     site.execute("UPDATE pacs.prefetch_start SET started_at = started_at - INTERVAL '1 minute'")
     assert run.outcome().startswith("Completed: 3 studies with 3 instances were fetched")
     assert len(site.held()) == 3
