@@ -97,6 +97,11 @@ class Archive:
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  # our own server
             return json.load(answer)
 
+    def pause_schedules(self) -> None:
+        """From now on no flow runs but those that are asked for."""
+        for deployment in self.prefect("deployments/filter", {}):
+            self.prefect(f"deployments/{deployment['id']}/pause_deployment", {})
+
     def artifact(self, key: str) -> dict[str, Any]:
         """The newest artifact of that key."""
         (latest,) = self.prefect("artifacts/latest/filter", {"artifacts": {"key": {"any_": [key]}}})

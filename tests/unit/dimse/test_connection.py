@@ -40,7 +40,7 @@ def read_message(connection: Connection, *, idle: float | None = None) -> tuple[
             return bytes(parts[True]), bytes(parts[False])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     command=st.binary(min_size=0, max_size=300),
     data=st.binary(min_size=0, max_size=5000),

@@ -160,7 +160,7 @@ def expected(query: Query, headers: list[Header]) -> list[str]:
     return sorted(found)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(query=queries)
 def test_sql_selects_what_the_matcher_selects(indexed: tuple[LakeIndexReader, list[Header]], query: Query) -> None:
     reader, headers = indexed
