@@ -21,15 +21,16 @@ from pathlib import Path
 import psutil
 
 from bench.command import Options, parse, scratch
+from bench.durability.site import home_of
+from bench.ingest import LOADS, Load
 from bench.peers import ours, settle, storescp_process
-from bench.storing import Batches, store
+from bench.storing import store
 from bench.table import report
 from bench.wire import VERIFICATION, connected
 from tests.support.archive import Listener
 from tests.support.dcmtk import Scp
 from tests.support.waiting import eventually
 
-_LOADS = (("CT", 800, 1), ("MR", 2000, 1), ("CT", 800, 4), ("MR", 2000, 4))
 _PHASES = {"receive": "receiving", "sync": "making durable", "acknowledge": "answering"}
 _PHASE = re.compile(r"c_store_(\w+)_seconds=([\d.]+)")
 _ALONE = 100  # how often the disk and the hash are tried for a median
@@ -67,19 +68,18 @@ def main() -> None:
     """Measure and print."""
     options = parse(__doc__)
     with scratch() as root:
-        for number, (modality, count, associations) in enumerate(_LOADS):
-            folder = root / str(number)
-            batches = Batches(folder / "source", modality, options.scaled(count), associations)
-            results = _compare(folder, batches, associations, options)
-            report(f"{modality}, {associations} at once", "ms per instance", results)
+        for number, load in enumerate(LOADS):
+            results = _compare(root / str(number), load, options)
+            report(f"ingest, {load.title}", "ms per instance", results)
 
 
-def _compare(root: Path, batches: Batches, associations: int, options: Options) -> dict[str, list[float]]:
+def _compare(root: Path, load: Load, options: Options) -> dict[str, list[float]]:
+    batches = load.batches(root / "source", options)
     results: dict[str, list[float]] = defaultdict(list)
     with ExitStack() as stack:
-        pacs = stack.enter_context(ours(root / "pacs", listeners=min(associations, 2), settings={"PACS_LOG_LEVEL": "info"}))
+        pacs = stack.enter_context(ours(root / "pacs", listeners=load.listeners, settings={"PACS_LOG_LEVEL": "info"}))
         scp, process = stack.enter_context(storescp_process(root / "storescp"))
-        candidates = {"pacs": _pacs(pacs, root, associations), "storescp": _storescp(scp, process.process.pid)}
+        candidates = {"pacs": _pacs(pacs, root, load.associations), "storescp": _storescp(scp, process.process.pid)}
         for number in range(-1, options.rounds):
             folders = batches.of_round(number)
             alone = _alone(root, next(folders[0].rglob("*.dcm")).read_bytes())
@@ -93,7 +93,7 @@ def _compare(root: Path, batches: Batches, associations: int, options: Options) 
 
 def _pacs(listener: Listener, root: Path, associations: int) -> _Candidate:
     def cpu_of(command: str) -> _Cpu:
-        return lambda: sum(_spent(each) for each in _processes(command) if each.environ().get("PACS_HOME") == str(listener.home))
+        return lambda: sum(_spent(each) for each in _processes(command) if home_of(each) == str(listener.home))
 
     def of_postgres() -> float:
         (postmaster,) = _processes(str(root / "pacs" / "postgres" / "data"))

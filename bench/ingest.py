@@ -14,7 +14,9 @@ from bench.table import Ratio, interleave, report
 
 
 @dataclass(frozen=True, slots=True)
-class _Load:
+class Load:
+    """What is sent at a time, and what we aim at."""
+
     modality: str
     count: int
     associations: int
@@ -22,14 +24,24 @@ class _Load:
 
     @property
     def title(self) -> str:
+        """In words."""
         return f"{self.associations} association{'s' if self.associations > 1 else ''}, {self.count:,} {self.modality}"
 
+    @property
+    def listeners(self) -> int:
+        """Processes of ours that receive it: there are two cores."""
+        return min(self.associations, 2)
 
-def _load(modality: str, count: int, associations: int, *, storescp: float, orthanc: float) -> _Load:
-    return _Load(modality, count, associations, (Ratio("pacs", "storescp", storescp), Ratio("pacs", "orthanc", orthanc)))
+    def batches(self, folder: Path, options: Options) -> Batches:
+        """The instances of all rounds."""
+        return Batches(folder, self.modality, options.scaled(self.count), self.associations)
 
 
-_LOADS = (
+def _load(modality: str, count: int, associations: int, *, storescp: float, orthanc: float) -> Load:
+    return Load(modality, count, associations, (Ratio("pacs", "storescp", storescp), Ratio("pacs", "orthanc", orthanc)))
+
+
+LOADS = (
     _load("CT", 800, 1, storescp=1.0, orthanc=4.0),
     _load("MR", 2000, 1, storescp=0.9, orthanc=3.0),
     _load("CT", 800, 4, storescp=1.0, orthanc=4.0),
@@ -41,14 +53,14 @@ def main() -> None:
     """Measure and print."""
     options = parse(__doc__)
     with scratch() as root:
-        for number, load in enumerate(_LOADS):
+        for number, load in enumerate(LOADS):
             _compare(root / str(number), load, options)
 
 
-def _compare(root: Path, load: _Load, options: Options) -> None:
-    batches = Batches(root / "source", load.modality, options.scaled(load.count), load.associations)
+def _compare(root: Path, load: Load, options: Options) -> None:
+    batches = load.batches(root / "source", options)
     with ExitStack() as stack:
-        pacs = stack.enter_context(ours(root / "pacs", listeners=2 if load.associations > 1 else 1))
+        pacs = stack.enter_context(ours(root / "pacs", listeners=load.listeners))
         candidates = {
             "pacs": sender(pacs.scp, batches, settle=lambda: settle(pacs)),
             "storescp": sender(stack.enter_context(storescp(root / "storescp")), batches),

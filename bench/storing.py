@@ -27,7 +27,6 @@ class Batches:
         self.modality = modality
         self._folder, self._associations = folder, associations
         self._per_series = count // associations // _SERIES
-        self._round: int | None = None
 
     @property
     def count(self) -> int:
@@ -37,10 +36,9 @@ class Batches:
     def of_round(self, number: int) -> Sequence[Path]:
         """The folders of a round."""
         folders = [self._folder / f"{number}-{i}" for i in range(self._associations)]
-        if number != self._round:
-            for folder in folders:
+        for folder in folders:
+            if not folder.exists():
                 Study(self.modality, series=_SERIES, instances=self._per_series).write(folder)
-            self._round = number
         return folders
 
 

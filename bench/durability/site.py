@@ -101,7 +101,7 @@ class Site:
 
     def processes(self) -> list[psutil.Process]:
         """Every living process of this home, those without a parent included."""
-        return [process for process in psutil.process_iter() if not is_over(process) and _home_of(process) == str(self.home)]
+        return [process for process in psutil.process_iter() if not is_over(process) and home_of(process) == str(self.home)]
 
     def listener(self, number: int) -> psutil.Process:
         """A listener as a process."""
@@ -234,7 +234,8 @@ def _connections(pid: int, port: int) -> list[Any]:
         return []
 
 
-def _home_of(process: psutil.Process) -> str:
+def home_of(process: psutil.Process) -> str:
+    """The home that a process of ours works for; "" for every other process."""
     try:
         return process.environ().get("PACS_HOME", "")
     except (psutil.Error, OSError):  # it has ended, or is a kernel thread
